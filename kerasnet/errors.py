@@ -1,0 +1,49 @@
+"""The errors a user can meet, each with the exit code the command line gives it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class KerasnetError(Exception):
+    """Base of every error that is reported without a traceback.
+
+    The message says where, what was expected, what was received, and the way out.
+    """
+
+    exit_code = 1
+
+
+class BadInputError(KerasnetError, ValueError):
+    """Something the user wrote or named is wrong: a registry, an option, a data set, a file."""
+
+    exit_code = 2
+
+
+class DivergedError(KerasnetError):
+    """Training produced a loss that is not a finite number."""
+
+    exit_code = 3
+
+
+class EnvironmentFaultError(KerasnetError):
+    """The machine failed: no disk space, no memory, a read-only folder, a lost process."""
+
+    exit_code = 4
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a sentence naming the nearest known name, or listing all of them.
+
+    Args:
+        name: what was received.
+        known: every name that would have been accepted.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if near:
+        return f"Did you mean '{near[0]}'?"
+    if not names:
+        return "There are none."
+    return "Known: " + ", ".join(names) + "."
