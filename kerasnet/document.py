@@ -1,0 +1,336 @@
+"""Strict YAML 1.2 documents whose every value remembers its line and column."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from kerasnet.errors import BadInputError, did_you_mean
+
+# A registry of a hundred families is about 100 KB.
+MAX_BYTES = 4_000_000
+MAX_DEPTH = 50
+
+DocPath = tuple[str | int, ...]
+T = TypeVar("T", bound=BaseModel)
+
+
+class Place(NamedTuple):
+    """A position in a file; line and column count from 1."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a document: where, and what."""
+
+    path: DocPath
+    text: str
+    place: Place | None = None
+
+    def __str__(self) -> str:
+        where = [str(self.place)] if self.place else []
+        if self.path:
+            where.append(dotted(self.path))
+        return ": ".join([*where, self.text])
+
+
+class DocumentError(BadInputError):
+    """A document that cannot be used; `problems` holds each thing wrong with it."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(map(str, problems)))
+
+
+@dataclass
+class Document:
+    """Plain values, and the place of every key and list item by its path."""
+
+    data: Any
+    places: dict[DocPath, Place] = field(default_factory=dict)
+
+    def place(self, path: DocPath) -> Place | None:
+        """Return the place of `path`, or of the nearest thing around it."""
+        while path and path not in self.places:
+            path = path[:-1]
+        return self.places.get(path)
+
+
+def dotted(path: DocPath) -> str:
+    """Write a path as `models.resnet50.stages[0].width`."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+# ---------------------------------------------------------------------------- reading
+
+
+def _fail(place: Place | None, text: str, path: DocPath = ()) -> DocumentError:
+    return DocumentError([Problem(path, text, place)])
+
+
+def read(file: str | os.PathLike[str]) -> Document:
+    """Read a YAML 1.2 file.
+
+    Raises:
+        DocumentError: it cannot be read, is no YAML mapping, repeats a key, or has an alias or tag.
+    """
+    path = Path(file)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise _fail(
+                Place(str(file), 1, 1),
+                f"{path.stat().st_size:,} bytes; at most {MAX_BYTES:,} are read",
+            )
+        raw = path.read_bytes()
+    except OSError as error:
+        raise BadInputError(f"{file}: cannot be read: {error.strerror or error}") from error
+    return parse(raw, str(file))
+
+
+def parse(raw: bytes, file: str) -> Document:
+    """Read YAML 1.2 from bytes; `file` is the name errors give it. Raises as `read` does."""
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        before = raw[: error.start]
+        line = before.count(b"\n") + 1
+        column = error.start - (before.rfind(b"\n") + 1) + 1
+        raise _fail(
+            Place(file, line, column),
+            f"not a text file: expected UTF-8, received byte 0x{raw[error.start]:02x}",
+        ) from error
+    node = _compose(text, file)
+    if node is None:
+        raise _fail(Place(file, 1, 1), "the document is empty; expected a mapping")
+    document = Document(None)
+    try:
+        document.data = _construct(node, (), file, document.places, set())
+    except RecursionError as error:
+        raise _fail(Place(file, 1, 1), f"nested more than {MAX_DEPTH} levels deep") from error
+    if not isinstance(document.data, dict):
+        raise _fail(
+            document.places[()],
+            f"expected a mapping of names to values, received {describe(document.data)}",
+        )
+    return document
+
+
+def _compose(text: str, file: str) -> Any:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).compose(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = Place(file, mark.line + 1, mark.column + 1) if mark else Place(file, 1, 1)
+        said = " ".join(str(part) for part in (error.context, error.problem) if part)
+        if "\\t" in said:
+            said += "; YAML indents with spaces, not tabs"
+        raise _fail(place, f"not YAML: {said}") from error
+    except YAMLError as error:
+        position = getattr(error, "position", 0)
+        line = text.count("\n", 0, position) + 1
+        column = position - (text.rfind("\n", 0, position) + 1) + 1
+        first = str(error).splitlines()[0]
+        raise _fail(Place(file, line, column), f"not YAML: {first}") from error
+    except RecursionError as error:
+        raise _fail(Place(file, 1, 1), f"nested more than {MAX_DEPTH} levels deep") from error
+    except ValueError as error:
+        raise _fail(Place(file, 1, 1), f"not YAML: {error}") from error
+
+
+def _construct(
+    node: Any, path: DocPath, file: str, places: dict[DocPath, Place], seen: set[int]
+) -> Any:
+    place = Place(file, node.start_mark.line + 1, node.start_mark.column + 1)
+    places.setdefault(path, place)
+    fail = partial(_fail, place, path=path)
+    if len(path) > MAX_DEPTH:
+        raise _fail(place, f"nested more than {MAX_DEPTH} levels deep")
+    # An alias makes the same node appear twice; expanding aliases can grow exponentially.
+    if id(node) in seen:
+        raise fail("aliases (`*name`) are not allowed; write the value again, or use `extends`")
+    seen.add(id(node))
+    kind = type(node).__name__
+    if kind == "ScalarNode":
+        return _scalar(node, fail)
+    if kind == "SequenceNode":
+        return [_construct(n, (*path, i), file, places, seen) for i, n in enumerate(node.value)]
+    result: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        at = Place(file, key_node.start_mark.line + 1, key_node.start_mark.column + 1)
+        key = key_node.value
+        if not isinstance(key, str) or key_node.tag == "tag:yaml.org,2002:merge":
+            raise _fail(at, "expected a plain name as key, received a collection or `<<`", path)
+        if key in result:
+            first = places[(*path, key)]
+            raise _fail(at, f"duplicate key '{key}', first given on line {first.line}", path)
+        places[(*path, key)] = at
+        result[key] = _construct(value_node, (*path, key), file, places, seen)
+    return result
+
+
+def _scalar(node: Any, fail: Any) -> Any:
+    tag = str(node.tag).rpartition(":")[2]
+    text = node.value
+    try:
+        if tag == "null":
+            return None
+        if tag == "bool":
+            return text.lower() == "true"
+        if tag == "int":
+            return int(text, 0 if text[:2] in ("0o", "0x") else 10)
+        if tag == "float":
+            return _float(text)
+    except ValueError as error:
+        raise fail(f"'{text[:40]}' is not a number that can be held: {error}") from error
+    if tag in ("str", "timestamp"):
+        return text
+    raise fail(f"tags such as {node.tag} are not allowed; write a plain value")
+
+
+def _float(text: str) -> float:
+    special = {".inf": math.inf, "-.inf": -math.inf, "+.inf": math.inf, ".nan": math.nan}
+    return special[text.lower()] if text.lower() in special else float(text)
+
+
+# ---------------------------------------------------------------------------- validating
+
+
+def describe(value: Any) -> str:
+    """Name a received value briefly, with its type in YAML's words."""
+    kinds: list[tuple[Any, str]] = [
+        (bool, "true/false"),
+        (int, "whole number"),
+        (float, "number"),
+        (str, "text"),
+        (list, "list"),
+        (dict, "mapping"),
+    ]
+    if value is None:
+        return "nothing"
+    kind = next((name for cls, name in kinds if isinstance(value, cls)), type(value).__name__)
+    shown = repr(value)
+    return f"{shown if len(shown) <= 60 else shown[:57] + '...'} ({kind})"
+
+
+def problems_of(
+    error: ValidationError, cls: type[BaseModel], data: Any, base: DocPath
+) -> list[Problem]:
+    """Turn pydantic's report into problems, one for each path in the document.
+
+    Args:
+        error: what pydantic raised while reading `data` as `cls`.
+        cls: the class it was read as.
+        data: the plain value.
+        base: where `data` stands in its document.
+    """
+    grouped: dict[DocPath, list[str]] = {}
+    for item in error.errors(include_url=False):
+        path = _document_path(item["loc"], data, missing=item["type"] == "missing")
+        text = _sentence(item, cls)
+        if text not in grouped.setdefault((*base, *path), []):
+            grouped[(*base, *path)].append(text)
+    return [Problem(path, "; or ".join(texts)) for path, texts in grouped.items()]
+
+
+def _document_path(loc: DocPath, data: Any, missing: bool) -> DocPath:
+    """Drop from pydantic's location what is a union's tag rather than a key of the document."""
+    path: list[str | int] = []
+    node = data
+    for part in loc[:-1] if missing else loc:
+        inside_map = isinstance(node, dict) and part in node
+        inside_list = isinstance(node, list) and isinstance(part, int) and part < len(node)
+        if inside_map or inside_list:
+            path.append(part)
+            node = node[part]
+    return tuple(path)
+
+
+def _sentence(item: Any, cls: type[BaseModel]) -> str:
+    kind, loc = item["type"], item["loc"]
+    if kind == "extra_forbidden":
+        return f"unknown key '{loc[-1]}'. {did_you_mean(str(loc[-1]), _known_keys(cls, loc[:-1]))}"
+    if kind == "missing":
+        return f"the key '{loc[-1]}' is missing"
+    message = item["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    if kind == "literal_error" and isinstance(item["input"], str):
+        expected = [word.strip("' ") for word in item["ctx"]["expected"].replace(" or ", ",").split(",")]
+        return f"{message}, received {describe(item['input'])}. {did_you_mean(item['input'], expected)}"
+    if kind == "value_error" and isinstance(item["input"], dict):
+        return str(message)
+    return f"{message}, received {describe(item['input'])}"
+
+
+def _classes_in(annotation: Any) -> list[type[BaseModel]]:
+    if get_origin(annotation) is None:
+        is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        return [annotation] if is_model else []
+    return [cls for arg in get_args(annotation) for cls in _classes_in(arg)]
+
+
+def _known_keys(cls: type[BaseModel], loc: DocPath) -> list[str]:
+    """Return the keys that would have been accepted at pydantic's location `loc`."""
+    candidates = [cls]
+    for part in loc:
+        fields = [
+            info.annotation
+            for c in candidates
+            for name, info in c.model_fields.items()
+            if part in (name, info.alias)
+        ]
+        if fields:
+            candidates = [c for annotation in fields for c in _classes_in(annotation)]
+            continue
+        narrowed = [
+            c
+            for c in candidates
+            if "type" in c.model_fields and part in get_args(c.model_fields["type"].annotation)
+        ]
+        candidates = narrowed or candidates
+    return [info.alias or name for c in candidates for name, info in c.model_fields.items()]
+
+
+def validate(cls: type[T], document: Document, path: DocPath = ()) -> T:
+    """Read the value at `path` of a document as `cls`.
+
+    Raises:
+        DocumentError: with the place of each thing that does not fit.
+    """
+    value = document.data
+    for part in path:
+        value = value[part]
+    try:
+        return cls.model_validate(value)
+    except ValidationError as error:
+        found = problems_of(error, cls, value, path)
+        raise DocumentError(
+            [Problem(p.path, p.text, document.place(p.path)) for p in found]
+        ) from error
+
+
+def merge(parent: Any, child: Any) -> Any:
+    """Merge maps deeply; anything else, and a map whose `type` changes, replaces the parent's."""
+    if not (isinstance(parent, Mapping) and isinstance(child, Mapping)):
+        return child
+    if "type" in child and "type" in parent and child["type"] != parent["type"]:
+        return child
+    return {**parent, **{k: merge(parent[k], v) if k in parent else v for k, v in child.items()}}

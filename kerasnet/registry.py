@@ -1,0 +1,308 @@
+"""The registry: load it strictly, resolve `extends`, look things up by name."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from kerasnet import __version__, schema
+from kerasnet.document import Document, DocumentError, Problem, merge, read, validate
+from kerasnet.errors import BadInputError, did_you_mean
+from kerasnet.paths import shipped
+
+T = TypeVar("T", bound=schema.Strict)
+
+_SINGULAR = {
+    "norms": "norm",
+    "blocks": "block",
+    "models": "model",
+    "recipes": "recipe",
+    "datasets": "data set",
+}
+
+
+class Section(Mapping[str, T], Generic[T]):
+    """The entries of one section by name, each validated when it is first asked for."""
+
+    def __init__(self, registry: Registry, name: str, cls: type[T]) -> None:
+        self._registry, self._name, self._cls = registry, name, cls
+        self._read: dict[str, T] = {}
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._read:
+            entries = self._registry.document.data[self._name]
+            if name not in entries:
+                kind = _SINGULAR[self._name]
+                raise BadInputError(f"there is no {kind} '{name}'. {did_you_mean(name, entries)}")
+            self._read[name] = validate(self._cls, self._registry.document, (self._name, name))
+        return self._read[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._registry.document.data[self._name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._registry.document.data[self._name])
+
+    def __len__(self) -> int:
+        return len(self._registry.document.data[self._name])
+
+
+class Registry:
+    """Blocks, models, recipes and data sets by name, `extends` resolved."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.norms = Section(self, "norms", schema.Norm)
+        self.blocks = Section(self, "blocks", schema.Block)
+        self.models = Section(self, "models", schema.Model)
+        self.recipes = Section(self, "recipes", schema.Recipe)
+        self.datasets = Section(self, "datasets", schema.Dataset)
+
+    def list_models(self, pattern: str = "*") -> list[str]:
+        """Return the names of the models that match a shell pattern, in the registry's order."""
+        return [name for name in self.models if fnmatchcase(name, pattern)]
+
+    def architecture(self, name: str) -> schema.Architecture:
+        """Return a model with every block and norm it uses.
+
+        Raises:
+            BadInputError: there is no such model, or it names something there is not.
+        """
+        model = self.models[name]
+        problems = list(self._dangling(name, model))
+        if problems:
+            raise DocumentError(problems)
+        blocks = {stage.block: self.blocks[stage.block] for stage in model.stages}
+        norms = {n: self.norms[n] for n in _norms_used(model, blocks) if n != "none"}
+        return schema.Architecture(name=name, model=model, blocks=blocks, norms=norms)
+
+    def recipe_for(self, model: str, dataset: str) -> str:
+        """Return the name of the recipe a model uses on a data set.
+
+        Raises:
+            BadInputError: the model names none, neither for this data set nor for `*`.
+        """
+        recipes = self.models[model].recipes
+        for key in (dataset, "*"):
+            if key in recipes:
+                return recipes[key]
+        raise BadInputError(
+            f"model '{model}' names no recipe for '{dataset}'; give one with --recipe. "
+            f"Known: {', '.join(sorted(self.recipes))}."
+        )
+
+    def problems(self) -> list[Problem]:
+        """Read every entry, check every reference, and plan every model; return what is wrong."""
+        found: list[Problem] = []
+        sections = [self.norms, self.blocks, self.recipes, self.datasets]
+        for section in sections:
+            for name in section:
+                try:
+                    section[name]
+                except DocumentError as error:
+                    found += error.problems
+        for name in self.models:
+            found += self._model_problems(name)
+        return sorted(found, key=lambda p: (p.place is None, p.place or ()))
+
+    def _model_problems(self, name: str) -> list[Problem]:
+        from kerasnet.plan import check_expectations, plan_model
+
+        try:
+            plan = plan_model(self.architecture(name))
+            expected = check_expectations(self.models[name], plan)
+            path = ("models", name, "expect")
+            return [Problem(path, text, self.document.place(path)) for text in expected]
+        except DocumentError as error:
+            return [
+                Problem(p.path, p.text, p.place or self.document.place(p.path))
+                for p in error.problems
+            ]
+
+    def _dangling(self, name: str, model: schema.Model) -> Iterator[Problem]:
+        """Yield each reference of a model to something that is not in the registry."""
+        base = ("models", name)
+
+        def missing(path: tuple[str | int, ...], kind: str, got: str, known: Any) -> Problem:
+            text = f"there is no {kind} '{got}'. {did_you_mean(got, known)}"
+            return Problem((*base, *path), text, self.document.place((*base, *path)))
+
+        for i, stage in enumerate(model.stages):
+            if stage.block not in self.blocks:
+                yield missing(("stages", i, "block"), "block", stage.block, self.blocks)
+        for dataset, recipe in model.recipes.items():
+            if recipe not in self.recipes:
+                yield missing(("recipes", dataset), "recipe", recipe, self.recipes)
+            if dataset != "*" and dataset not in self.datasets:
+                yield missing(("recipes", dataset), "data set", dataset, self.datasets)
+        blocks = {s.block: self.blocks[s.block] for s in model.stages if s.block in self.blocks}
+        for norm in _norms_used(model, blocks):
+            if norm not in self.norms and norm != "none":
+                yield missing(("defaults", "norm"), "norm", norm, self.norms)
+
+
+def _norms_used(model: schema.Model, blocks: Mapping[str, schema.Block]) -> set[str]:
+    used = {model.defaults.norm}
+    steps = [*model.stem, *model.neck, *model.head, *(s for st in model.stages for s in st.after)]
+    used |= {s.norm.name for s in steps if isinstance(s, schema.NormStep) and s.norm.name}
+    for block in blocks.values():
+        used |= {conv.norm for conv in block.convs if isinstance(conv.norm, str)}
+        if isinstance(block.shortcut, schema.ProjectShortcut):
+            norm = block.shortcut.project.norm
+            used |= {norm} if isinstance(norm, str) else set()
+    return used
+
+
+# ---------------------------------------------------------------------------- loading
+
+
+@lru_cache(maxsize=8)
+def load_registry(file: str | None = None) -> Registry:
+    """Return the built-in registry, with a user's file laid over it.
+
+    Args:
+        file: a registry that adds to the built-in one, or replaces entries of the same name.
+
+    Raises:
+        DocumentError: the file is wrong; every problem with its line and column.
+    """
+    if file is None:
+        return Registry(_built_in())
+    own = _sections(read(file))
+    registry = Registry(_resolve(own, _read_built_in()))
+    problems = [p for p in registry.problems() if _belongs(p, own)]
+    if problems:
+        raise DocumentError(problems)
+    return registry
+
+
+def _belongs(problem: Problem, own: Document) -> bool:
+    """Whether a problem is in the user's file or in an entry it brings."""
+    return problem.path[1:2] == () or problem.path[1] in own.data.get(problem.path[0], {})
+
+
+def _sections(document: Document) -> Document:
+    """Check that a document holds known sections, each a mapping of names to mappings."""
+    problems = []
+
+    def report(path: tuple[str | int, ...], text: str) -> None:
+        problems.append(Problem(path, text, document.place(path)))
+
+    for section, entries in document.data.items():
+        if section not in schema.SECTIONS:
+            report((section,), f"unknown key '{section}'. {did_you_mean(section, schema.SECTIONS)}")
+        elif not isinstance(entries, dict):
+            report((section,), "expected a mapping of names to entries")
+        else:
+            for name, entry in entries.items():
+                if not isinstance(entry, dict):
+                    report((section, name), f"expected a mapping, received {entry!r:.60}")
+    if problems:
+        raise DocumentError(problems)
+    return document
+
+
+def _resolve(own: Document, base: Document | None = None) -> Document:
+    """Lay a document over a base and replace every `extends` by what it stands for."""
+    data: dict[str, Any] = {name: {} for name in schema.SECTIONS}
+    places = dict(base.places) if base else {}
+    if base:
+        data = {name: dict(base.data[name]) for name in schema.SECTIONS}
+    resolver = _Resolver(own, base)
+    for section, entries in own.data.items():
+        for name in entries:
+            entry, entry_places = resolver.entry(section, name, ())
+            data[section][name] = entry
+            places |= {(section, name, *rest): place for rest, place in entry_places.items()}
+    return Document(data, {**places, **{p: q for p, q in own.places.items() if len(p) < 3}})
+
+
+class _Resolver:
+    """Follows `extends` from entry to entry."""
+
+    def __init__(self, own: Document, base: Document | None) -> None:
+        self.own, self.base = own, base
+
+    def entry(self, section: str, name: str, chain: tuple[str, ...]) -> tuple[dict[str, Any], Any]:
+        own = self.own.data.get(section, {})
+        # An entry that extends its own name means the one of the base that it replaces.
+        if name not in own or (chain and chain[-1] == name and self._in_base(section, name)):
+            assert self.base is not None
+            return self.base.data[section][name], _below(self.base, section, name)
+        entry = own[name]
+        places = _below(self.own, section, name)
+        parent = entry.get("extends")
+        if parent is None:
+            return entry, places
+        self._check(section, name, parent, (*chain, name))
+        merged, merged_places = self.entry(section, parent, (*chain, name))
+        kept = {k: v for k, v in merged.items() if k != "extends"}
+        own_fields = {k: v for k, v in entry.items() if k != "extends"}
+        return merge(kept, own_fields), {**merged_places, **places}
+
+    def _in_base(self, section: str, name: str) -> bool:
+        return self.base is not None and name in self.base.data[section]
+
+    def _check(self, section: str, name: str, parent: Any, chain: tuple[str, ...]) -> None:
+        path = (section, name, "extends")
+        place = self.own.place(path)
+        known = {*self.own.data.get(section, {}), *(self.base.data[section] if self.base else {})}
+        if not isinstance(parent, str) or parent not in known:
+            hint = did_you_mean(str(parent), known - {name})
+            text = f"there is no {_SINGULAR[section]} '{parent}' to extend. {hint}"
+            raise DocumentError([Problem(path, text, place)])
+        if parent in chain and not (parent == name and self._in_base(section, parent)):
+            loop = " → ".join([*chain[chain.index(parent) :], parent])
+            raise DocumentError([Problem(path, f"`extends` goes in a circle: {loop}", place)])
+
+
+def _below(document: Document, section: str, name: str) -> dict[tuple[str | int, ...], Any]:
+    return {p[2:]: place for p, place in document.places.items() if p[:2] == (section, name)}
+
+
+def _read_built_in() -> Document:
+    return _resolve(_sections(read(shipped("registry.yaml"))))
+
+
+def _built_in() -> Document:
+    """Read the built-in registry from its compiled form, which parses fifty times faster."""
+    source = shipped("registry.yaml")
+    raw = source.read_bytes()
+    key = hashlib.sha256(raw + __version__.encode()).hexdigest()
+    compiled = _cache_folder() / f"registry-{key[:32]}.json"
+    try:
+        data = json.loads(compiled.read_text())
+        if data.pop("sha256") == key:
+            return Document(data)
+    except (OSError, ValueError, KeyError, AttributeError):
+        pass  # absent, torn or foreign: the source below is what counts
+    document = _read_built_in()
+    problems = Registry(document).problems()
+    if problems:
+        raise DocumentError(problems)
+    # The compiled form only saves time: where it cannot be kept, the source is read again.
+    with contextlib.suppress(OSError):
+        _write(compiled, json.dumps({"sha256": key, **document.data}))
+    return document
+
+
+def _cache_folder() -> Path:
+    from platformdirs import user_cache_path
+
+    return user_cache_path("kerasnet")
+
+
+def _write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.name)
+    with os.fdopen(descriptor, "w") as stream:
+        stream.write(text)
+    Path(temporary).replace(file)
