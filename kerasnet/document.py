@@ -1,4 +1,4 @@
-"""Strict YAML 1.2 documents whose every value remembers its line and column."""
+"""YAML 1.2 documents: read strictly, every value with its line and column, and written."""
 
 from __future__ import annotations
 
@@ -273,7 +273,8 @@ def _sentence(item: Any, cls: type[BaseModel]) -> str:
         return f"the key '{loc[-1]}' is missing"
     message = item["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     if kind == "literal_error" and isinstance(item["input"], str):
-        expected = [word.strip("' ") for word in item["ctx"]["expected"].replace(" or ", ",").split(",")]
+        words = item["ctx"]["expected"].replace(" or ", ",").split(",")
+        expected = [word.strip("' ") for word in words]
         return f"{message}, received {describe(item['input'])}. {did_you_mean(item['input'], expected)}"
     if kind == "value_error" and isinstance(item["input"], dict):
         return str(message)
@@ -334,3 +335,31 @@ def merge(parent: Any, child: Any) -> Any:
     if "type" in child and "type" in parent and child["type"] != parent["type"]:
         return child
     return {**parent, **{k: merge(parent[k], v) if k in parent else v for k, v in child.items()}}
+
+
+# ---------------------------------------------------------------------------- writing
+
+
+def to_yaml(value: BaseModel | Mapping[str, Any], *, comment: str = "") -> str:
+    """Write a schema object, or plain values, as YAML 1.2; short lists on one line."""
+    from io import StringIO
+
+    from ruamel.yaml import YAML
+
+    plain = value.model_dump(mode="json", by_alias=True) if isinstance(value, BaseModel) else value
+    yaml = YAML()
+    yaml.default_flow_style = None
+    yaml.width = 100
+    stream = StringIO()
+    yaml.dump(_fold(plain), stream)
+    head = "".join(f"# {line}\n" for line in comment.splitlines())
+    return head + stream.getvalue()
+
+
+def _fold(value: Any) -> Any:
+    """Copy values, keeping whole what YAML would otherwise write as an alias."""
+    if isinstance(value, Mapping):
+        return {key: _fold(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_fold(item) for item in value]
+    return value

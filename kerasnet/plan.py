@@ -157,7 +157,8 @@ class _Tracer:
         shape = self.shape(x)
         if len(shape) != 3:
             raise self.fail(
-                f"{what} {name} needs height × width × channels, but {x} gives {format_shape(shape)}"
+                f"{what} {name} needs height × width × channels, but {x} gives "
+                f"{format_shape(shape)}"
             )
         return shape[0], shape[1], shape[2]
 
@@ -328,7 +329,7 @@ _ROLES = {
 def _kind(step: Any) -> str:
     if isinstance(step, schema.BareStep):
         return step.layer
-    return next(iter(type(step).model_fields))
+    return str(next(iter(type(step).model_fields)))
 
 
 def _role(step: Any) -> str:
@@ -376,9 +377,7 @@ def _trace_block(
 ) -> str:
     """Trace one block; `first` says whether it is the first of its stage."""
     if stride > 1 and not any(conv.takes_stride for conv in block.convs):
-        raise t.fail(
-            f"stride {stride}, but no convolution of the block has `takes_stride: true`"
-        )
+        raise t.fail(f"stride {stride}, but no convolution of the block has `takes_stride: true`")
     branch, preactivation = _trace_branch(t, prefix, block, x, width, stride)
     shortcut = _trace_shortcut(t, prefix, block, x, preactivation, branch, stride, first)
     if shortcut is None:
@@ -393,13 +392,20 @@ def _trace_block(
     return t.act(f"{prefix}_merge_act", merged, block.merge_act)
 
 
+def _norm_name(norm: bool | str) -> str | None:
+    """Return the norm's name, `none` for false, or nothing for true: the default norm."""
+    if isinstance(norm, str):
+        return norm
+    return None if norm else "none"
+
+
 def _trace_branch(
     t: _Tracer, prefix: str, block: schema.Block, x: str, width: int, stride: int
 ) -> tuple[str, str]:
     """Return the branch's output and the block's pre-activation (its input where there is none)."""
     preactivation = x
     for i, conv in enumerate(block.convs, 1):
-        norm = {True: None, False: "none"}.get(conv.norm, conv.norm)  # type: ignore[call-overload]
+        norm = _norm_name(conv.norm)
 
         def dropout(y: str, i: int = i, rate: float | None = conv.dropout) -> str:
             return t.dropout(f"{prefix}_dropout{i}", y, rate) if rate else y
@@ -446,7 +452,7 @@ def _trace_shortcut(
     if not {"always": True, "change": changes, "first": first}[project.when]:
         return x
     source = preactivation if project.source == "preactivation" else x
-    norm = {True: None, False: "none"}.get(project.norm, project.norm)  # type: ignore[call-overload]
+    norm = _norm_name(project.norm)
     y = t.conv(
         f"{prefix}_shortcut_conv", source, channels, 1, stride, 0, 1, project.bias,
         project.kernel_init,

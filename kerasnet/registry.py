@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -15,8 +13,8 @@ from typing import Any, Generic, TypeVar
 
 from kerasnet import __version__, schema
 from kerasnet.document import Document, DocumentError, Problem, merge, read, validate
-from kerasnet.errors import BadInputError, did_you_mean
-from kerasnet.paths import shipped
+from kerasnet.errors import BadInputError, EnvironmentFaultError, did_you_mean
+from kerasnet.files import shipped, write_atomically
 
 T = TypeVar("T", bound=schema.Strict)
 
@@ -102,7 +100,7 @@ class Registry:
     def problems(self) -> list[Problem]:
         """Read every entry, check every reference, and plan every model; return what is wrong."""
         found: list[Problem] = []
-        sections = [self.norms, self.blocks, self.recipes, self.datasets]
+        sections: list[Section[Any]] = [self.norms, self.blocks, self.recipes, self.datasets]
         for section in sections:
             for name in section:
                 try:
@@ -289,8 +287,8 @@ def _built_in() -> Document:
     if problems:
         raise DocumentError(problems)
     # The compiled form only saves time: where it cannot be kept, the source is read again.
-    with contextlib.suppress(OSError):
-        _write(compiled, json.dumps({"sha256": key, **document.data}))
+    with contextlib.suppress(EnvironmentFaultError):
+        write_atomically(compiled, json.dumps({"sha256": key, **document.data}).encode())
     return document
 
 
@@ -300,9 +298,21 @@ def _cache_folder() -> Path:
     return user_cache_path("kerasnet")
 
 
-def _write(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.name)
-    with os.fdopen(descriptor, "w") as stream:
-        stream.write(text)
-    Path(temporary).replace(file)
+def validate_file(file: str) -> dict[str, int]:
+    """Check a registry, a search space or a run's configuration, told apart by their keys.
+
+    Returns:
+        How many of what the file holds, such as `{"models": 4, "blocks": 7}`.
+
+    Raises:
+        DocumentError: with the line and column of each problem.
+    """
+    document = read(file)
+    if "parameters" in document.data:
+        space = validate(schema.Space, document)
+        return {"parameters": len(space.parameters)}
+    if "architecture" in document.data:
+        config = validate(schema.RunConfig, document)
+        return {"epochs": config.recipe.epochs}
+    load_registry(file)
+    return {section: len(entries) for section, entries in document.data.items()}

@@ -33,7 +33,10 @@ MAX_OPS = 100
 class Strict(BaseModel):
     """Base of every document class: immutable, no unknown keys, no silent conversions."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
+    # Building the validators of fifty classes takes a tenth of a second; most commands need few.
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, populate_by_name=True, defer_build=True
+    )
 
 
 Channels = Annotated[int, Field(ge=1, le=MAX_CHANNELS)]
@@ -382,7 +385,9 @@ Shortcut = Annotated[
 class Block(Strict):
     """A branch of convolutions, a shortcut around it, and how the two meet."""
 
-    extends: str | None = Field(None, description="another block, whose fields this one starts from")
+    extends: str | None = Field(
+        None, description="another block, whose fields this one starts from"
+    )
     description: str = ""
     origin: str = Field("", description="paper and figure")
     order: Literal["conv-norm-act", "norm-act-conv"] = "conv-norm-act"
@@ -425,7 +430,9 @@ class Expect(Strict):
 class Model(Strict):
     """An architecture: a stem, stages, an optional neck, and a head."""
 
-    extends: str | None = Field(None, description="another model, whose fields this one starts from")
+    extends: str | None = Field(
+        None, description="another model, whose fields this one starts from"
+    )
     description: str = ""
     origin: str = Field("", description="paper and section")
     input: Shape = Field(description="height, width, channels")

@@ -1,0 +1,186 @@
+"""What the commands do, for programs and notebooks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kerasnet import schema
+from kerasnet.errors import BadInputError
+from kerasnet.registry import Registry, load_registry
+from kerasnet.runs import Run, create_run
+
+if TYPE_CHECKING:
+    import keras
+    from rich.console import Console
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Return the names of the built-in models that match a shell pattern."""
+    return load_registry().list_models(pattern)
+
+
+def create_model(
+    name: str,
+    classes: int | None = None,
+    input_shape: Sequence[int] | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    features: bool | Iterable[str] = False,
+    preprocessing: bool | str = False,
+    *,
+    registry: Registry | None = None,
+    policy: str = "float32",
+    seed: int | None = None,
+) -> keras.Model:
+    """Return a plain functional Keras model, made of stock layers only.
+
+    Args:
+        name: a model of the registry.
+        classes: outputs of the classifier; the model's own if not given.
+        input_shape: (height, width, channels); the model's own if not given.
+        weights: a `.safetensors` file, such as a run's `checkpoints/last.safetensors`.
+        features: True, or names of layers: return a dict of the stages' outputs instead of logits.
+        preprocessing: True: take uint8 images and return probabilities, by the inference block in
+            the weights file. A data set's name: by that data set's mean and standard deviation.
+        registry: where the model is; the built-in one if not given.
+        policy: dtype policy of every layer but the float32 head.
+        seed: makes the initial weights reproducible.
+
+    Returns:
+        Without `preprocessing`: float32 normalised (batch, height, width, channels) → float32
+        logits (batch, classes). With it: uint8 images of any size → probabilities.
+
+    Raises:
+        BadInputError: an unknown name, weights that do not fit, or no inference block.
+    """
+    from kerasnet import backend
+
+    backend.load()
+    from kerasnet.build import build
+    from kerasnet.convert import load_weights
+    from kerasnet.plan import plan_model
+
+    registry = registry or load_registry()
+    plan = plan_model(registry.architecture(name), input_shape, classes)
+    options: dict[str, Any] = {"policy": policy, "seed": seed}
+    if features is False:
+        model = build(plan, **options)
+        metadata = load_weights(model, weights) if weights else {}
+    else:
+        if preprocessing:
+            raise BadInputError("`features` and `preprocessing` exclude each other")
+        if weights:
+            raise BadInputError("load weights into the whole model, then take its features")
+        return build(plan, features=features, **options)
+    if preprocessing is False:
+        return model
+    return with_preprocessing(model, _inference(preprocessing, metadata, registry, model))
+
+
+def _inference(
+    wanted: bool | str, metadata: dict[str, Any], registry: Registry, model: keras.Model
+) -> schema.Inference:
+    if isinstance(wanted, str):
+        spec = registry.datasets[wanted]
+        if spec.mean is None or spec.std is None:
+            raise BadInputError(f"data set '{wanted}' declares no mean and std in the registry")
+        names = spec.class_names or [str(i) for i in range(model.output_shape[-1])]
+        return schema.Inference(
+            mean=spec.mean, std=spec.std, resize=list(model.input_shape[1:3]), class_names=names
+        )
+    if "inference" not in metadata:
+        raise BadInputError(
+            "preprocessing=True needs weights that carry an inference block, as those of a run do; "
+            "or name a data set: preprocessing='cifar10'"
+        )
+    return schema.Inference.model_validate(metadata["inference"])
+
+
+def with_preprocessing(model: keras.Model, inference: schema.Inference) -> keras.Model:
+    """Wrap a model so that it takes uint8 images of any size and returns probabilities.
+
+    Args:
+        model: normalised images → logits.
+        inference: how images become the model's input and logits become probabilities.
+    """
+    import keras
+
+    channels = model.input_shape[-1]
+    images = keras.Input((None, None, channels), dtype="uint8", name="images")
+    x = keras.layers.Resizing(*inference.resize, antialias=True, name="resize")(images)
+    scale = [1 / (255 * s) for s in inference.std]
+    offset = [-m / s for m, s in zip(inference.mean, inference.std, strict=True)]
+    x = keras.layers.Rescaling(scale, offset, name="normalise", dtype="float32")(x)
+    x = keras.layers.Rescaling(1 / inference.temperature, name="temperature")(model(x))
+    x = keras.layers.Softmax(name="probabilities", dtype="float32")(x)
+    return keras.Model(images, x, name=f"{model.name}_from_images")
+
+
+def fit(
+    model: str,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    precision: str = "auto",
+    console: Console | None = None,
+    **options: Any,
+) -> Run:
+    """Train a model as `kerasnet fit` does and return its run folder.
+
+    Args:
+        model: a model of the registry.
+        out: the run folder; `runs/<model>-<dataset>-<time>` if not given.
+        epochs: length, and the schedule's horizon.
+        batch_size: images in a step.
+        learning_rate: the schedule's highest.
+        precision: `auto`, `float32`, `mixed_bfloat16` or `mixed_float16`.
+        console: where progress goes; standard output if not given.
+        **options: as for `config.resolve`: `recipe`, `dataset`, `data_dir`, `seed`,
+            `limit_train`, `weights`, `registry`.
+
+    Returns:
+        The run; `run.summary()["test_accuracy"]` is its result.
+
+    Raises:
+        KerasnetError: as the command; BadInputError, DivergedError or EnvironmentFaultError.
+    """
+    from kerasnet.config import check, resolve
+
+    given = {"recipe.epochs": epochs, "recipe.batch_size": batch_size,
+             "recipe.optimizer.learning_rate": learning_rate}  # fmt: skip
+    overrides = {path: value for path, value in given.items() if value is not None}
+    config = resolve(model, precision_request=precision, overrides=overrides, **options)
+    check(config)
+    run = create_run(out, config)
+    train_run(run, console)
+    return run
+
+
+def train_run(run: Run, console: Console | None = None) -> dict[str, Any]:
+    """Train a run folder that was made, write its report, and return its summary."""
+    from kerasnet import backend
+
+    backend.load()
+    from kerasnet.report import write_report
+    from kerasnet.train import fit as train
+
+    result = train(run, console=console)
+    write_report(run.path)
+    return result
+
+
+def evaluate(
+    run: Run | str | os.PathLike[str], *, data_dir: str | None = None, best: bool = False
+) -> dict[str, Any]:
+    """Measure the test accuracy of a run's weights again; see `train.evaluate`."""
+    from kerasnet import backend
+    from kerasnet.runs import load_run
+
+    opened = run if isinstance(run, Run) else load_run(run)
+    backend.load()
+    from kerasnet.train import evaluate as measure
+
+    return measure(opened, data_dir=data_dir, best=best)

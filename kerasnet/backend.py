@@ -1,0 +1,51 @@
+"""Loading TensorFlow and Keras without their start-up lines on the user's screen."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+
+from kerasnet.errors import EnvironmentFaultError
+
+
+def load() -> None:
+    """Import TensorFlow and Keras quietly.
+
+    Raises:
+        EnvironmentFaultError: they cannot be imported; with everything they printed.
+    """
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if "tensorflow" in sys.modules and "keras" in sys.modules:
+        return
+    with tempfile.TemporaryFile("w+b") as log:
+        try:
+            with _standard_error_into(log.fileno()):
+                import keras
+                import tensorflow as tf
+
+                tf.config.list_physical_devices()
+                keras.backend.backend()
+        except ImportError as error:
+            log.seek(0)
+            said = log.read().decode(errors="replace").strip()
+            raise EnvironmentFaultError(
+                f"TensorFlow cannot be loaded: {error}\n{said}\nInstall kerasnet again in a fresh "
+                "environment"
+            ) from error
+
+
+@contextlib.contextmanager
+def _standard_error_into(descriptor: int) -> Iterator[None]:
+    """Send file descriptor 2 elsewhere: the lines come from C++, which knows no `sys.stderr`."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    try:
+        os.dup2(descriptor, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)

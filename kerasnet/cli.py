@@ -1,0 +1,542 @@
+"""The command line: parse, call, print.
+
+Commands that stop at the plan import neither TensorFlow nor Keras; the others import them inside.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from kerasnet import __version__
+from kerasnet.errors import BadInputError, KerasnetError, did_you_mean
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kerasnet.plan import Plan
+    from kerasnet.registry import Registry
+    from kerasnet.schema import RunConfig
+
+app = typer.Typer(
+    name="kerasnet",
+    help="A Keras 3 model zoo whose architectures are data.\n\n"
+    "Try it: kerasnet fit resnet50 --dataset digits",
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RegistryOption = Annotated[
+    str | None, typer.Option("--registry", metavar="FILE", help="YAML laid over the built-in one.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DataDirOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="Where the data are looked for first; then $KERASNET_DATA_DIR, $TFDS_DATA_DIR and "
+        "~/tensorflow_datasets.",
+    ),
+]
+SeedOption = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Makes a run repeatable.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kerasnet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _registry(file: str | None) -> Registry:
+    from kerasnet.registry import load_registry
+
+    return load_registry(file)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _example(*lines: str) -> str:
+    # \b keeps the help formatter from joining lines.
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+# ---------------------------------------------------------------------------- light commands
+
+
+@app.command("list", epilog=_example("kerasnet list 'resnet*'"))
+def list_(
+    pattern: Annotated[str, typer.Argument(metavar="[GLOB]", help="Such as 'resnet*'.")] = "*",
+    registry: RegistryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the models with their parameters, MACs, input and origin."""
+    from kerasnet.plan import plan_model
+    from kerasnet.summary import model_facts, model_table
+
+    known = _registry(registry)
+    names = known.list_models(pattern)
+    if not names:
+        raise BadInputError(f"no model matches '{pattern}'. {did_you_mean(pattern, known.models)}")
+    facts = [
+        model_facts(plan_model(known.architecture(name)), known.models[name].origin)
+        for name in names
+    ]
+    if as_json:
+        _print_json(facts)
+    else:
+        typer.echo(model_table(facts))
+
+
+@app.command(epilog=_example("kerasnet show bottleneck_sum", "kerasnet show resnet50 --json"))
+def show(
+    name: Annotated[str, typer.Argument(help="A model, block, recipe, data set or norm.")],
+    registry: RegistryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print an entry of the registry with everything that it extends filled in."""
+    from kerasnet.schema import SECTIONS
+
+    known = _registry(registry)
+    found = {s: {name: getattr(known, s)[name]} for s in SECTIONS if name in getattr(known, s)}
+    if not found:
+        names = {n for s in SECTIONS for n in getattr(known, s)}
+        raise BadInputError(f"the registry has no '{name}'. {did_you_mean(name, names)}")
+    plain = {
+        section: {n: e.model_dump(mode="json", by_alias=True, exclude={"extends"})
+                  for n, e in entries.items()}
+        for section, entries in found.items()
+    }  # fmt: skip
+    if as_json:
+        _print_json(plain)
+    else:
+        from kerasnet.document import to_yaml
+
+        typer.echo(to_yaml(plain), nl=False)
+
+
+@app.command(epilog=_example("kerasnet validate mine.yaml"))
+def validate(
+    file: Annotated[str, typer.Argument(help="A registry, a search space or a config.yaml.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Check a file: every key, value, reference and shape; errors name line and column."""
+    from kerasnet.registry import validate_file
+
+    found = validate_file(file)
+    if as_json:
+        _print_json({"file": file, "valid": True, **found})
+    else:
+        typer.echo(f"{file}: valid ({', '.join(f'{n} {what}' for what, n in found.items())})")
+
+
+@app.command(
+    epilog=_example(
+        "kerasnet summary resnet50 --depth stage",
+        "kerasnet summary vgg16 --explain",
+        "kerasnet summary bottleneck_sum --input-size 8x8x64 --width 64 --stride 2",
+    )
+)
+def summary(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME|BLOCK]", help="All models if not given.")
+    ] = None,
+    as_json: JsonOption = False,
+    classes: Annotated[int | None, typer.Option(min=1, help="Outputs of the classifier.")] = None,
+    input_size: Annotated[
+        str | None, typer.Option(metavar="N|HxW|HxWxC", help="Size of the input image.")
+    ] = None,
+    depth: Annotated[
+        str, typer.Option(metavar="stage|block|layer", help="A row for each.")
+    ] = "layer",
+    explain: Annotated[bool, typer.Option("--explain", help="Write out the arithmetic.")] = False,
+    width: Annotated[
+        int | None, typer.Option(min=1, help="Of a block alone. [default: 64]")
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option(min=1, help="Of a block alone. [default: 1]")
+    ] = None,
+    registry: RegistryOption = None,
+) -> None:
+    """Print a model's or a block's layers with shapes, parameters and MACs."""
+    from kerasnet import summary as show_plan
+
+    if depth not in ("stage", "block", "layer"):
+        raise BadInputError(f"--depth takes stage, block or layer, not '{depth}'")
+    known = _registry(registry)
+    if name is None:
+        plans = [_plan(known, n, classes, input_size, width, stride) for n in known.models]
+        if as_json:
+            _print_json([plan.to_json() for plan in plans])
+        else:
+            typer.echo(show_plan.overview(plans))
+        return
+    plan = _plan(known, name, classes, input_size, width, stride)
+    if as_json:
+        _print_json(plan.to_json())
+    elif explain:
+        typer.echo(show_plan.explain(plan))
+    else:
+        typer.echo(show_plan.layer_table(plan, depth))  # type: ignore[arg-type]
+
+
+def _plan(
+    known: Registry, name: str, classes: int | None, input_size: str | None,
+    width: int | None, stride: int | None,
+) -> Plan:  # fmt: skip
+    from kerasnet.plan import plan_block, plan_model
+
+    if name in known.models:
+        if width is not None or stride is not None:
+            raise BadInputError(f"--width and --stride are for blocks; '{name}' is a model")
+        architecture = known.architecture(name)
+        return plan_model(architecture, _input_shape(input_size, architecture.model.input), classes)
+    if name not in known.blocks:
+        names = [*known.models, *known.blocks]
+        raise BadInputError(f"there is no model or block '{name}'. {did_you_mean(name, names)}")
+    if classes is not None:
+        raise BadInputError(f"--classes is for models; '{name}' is a block")
+    return plan_block(
+        known.blocks[name], _input_shape(input_size, [32, 32, 64]), width=width or 64,
+        stride=stride or 1, name=name, norms=known.norms,
+    )  # fmt: skip
+
+
+def _input_shape(text: str | None, default: Sequence[int]) -> list[int]:
+    from kerasnet.schema import MAX_CHANNELS, MAX_SIDE
+
+    if text is None:
+        return list(default)
+    parts = text.lower().replace("×", "x").split("x")
+    if not all(p.isascii() and p.isdigit() for p in parts) or not 1 <= len(parts) <= 3:
+        raise BadInputError(f"--input-size takes 64, 64x48 or 64x48x3, not '{text}'")
+    sizes = [int(p[:9]) for p in parts]
+    shape = {1: [*sizes * 2, default[2]], 2: [*sizes, default[2]], 3: sizes}[len(sizes)]
+    if not (all(1 <= n <= MAX_SIDE for n in shape[:2]) and 1 <= shape[2] <= MAX_CHANNELS):
+        raise BadInputError(f"--input-size: sides lie in 1…{MAX_SIDE}; received '{text}'")
+    return shape
+
+
+# ---------------------------------------------------------------------------- training
+
+
+@app.command(
+    epilog=_example(
+        "kerasnet fit resnet50 --dataset digits",
+        "kerasnet fit resnet50 --recipe original --epochs 3",
+        "kerasnet fit resnet20 --dataset photos/ --out runs/photos",
+    )
+)
+def fit(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A model; or give --config.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="How to train; default: the model's for the data set.")
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|DIR",
+            help="A registry entry, a name in tensorflow-datasets, or a folder of class-named "
+            "folders. [default: cifar10]",
+        ),
+    ] = None,
+    data_dir: DataDirOption = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Length, and the schedule's horizon.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images in a step.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="The schedule's highest learning rate.")
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(metavar="auto|float32|mixed_bfloat16|mixed_float16", help="[default: auto]"),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**31 - 1, help="Makes a run repeatable. [default: 0]")
+    ] = None,
+    limit_train: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Train on N images only.")
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="The run folder. [default: runs/MODEL-DATASET-TIME]"),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Start from these (.safetensors).")
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Repeat a run's config.yaml.")
+    ] = None,
+    registry: RegistryOption = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object at the end; progress to stderr.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Resolve, check and print the configuration only.")
+    ] = False,
+) -> None:
+    """Train a model and measure its test accuracy."""
+    from kerasnet.config import check
+
+    resolved = _resolve(
+        name, config, registry, recipe=recipe, dataset=dataset, data_dir=data_dir, epochs=epochs,
+        batch_size=batch_size, learning_rate=learning_rate, precision=precision, seed=seed,
+        limit_train=limit_train, weights=weights,
+    )  # fmt: skip
+    plan = check(resolved)
+    if dry_run:
+        _print_config(resolved, as_json)
+        return
+    from kerasnet.api import train_run
+    from kerasnet.runs import create_run
+
+    console = _console(to_stderr=as_json)
+    run = create_run(out, resolved)
+    _say_start(console, resolved, plan, str(run.path))
+    result = train_run(run, console)
+    if as_json:
+        _print_json(result)
+    else:
+        _say_result(console, result)
+
+
+def _resolve(name: str | None, file: str | None, registry: str | None, **options: Any) -> RunConfig:
+    """Resolve a run from the options, or from a configuration file with the options over it."""
+    from kerasnet import config as configs
+    from kerasnet import precision as precisions
+
+    given = {k: v for k, v in options.items() if v is not None}
+    fields = {"epochs": "recipe.epochs", "batch_size": "recipe.batch_size",
+              "learning_rate": "recipe.optimizer.learning_rate"}  # fmt: skip
+    overrides = {path: given.pop(key) for key, path in fields.items() if key in given}
+    requested = given.pop("precision", None)
+    if file is None:
+        if name is None:
+            raise BadInputError("name a model, such as `kerasnet fit resnet50`, or give --config")
+        return configs.resolve(
+            name, registry=_registry(registry), precision_request=requested or "auto",
+            overrides=overrides, **given,
+        )  # fmt: skip
+    clash = [f"--{k}" for k in ("recipe", "dataset") if k in given]
+    clash += ["--registry"] if registry else []
+    if clash:
+        raise BadInputError(
+            f"--config fixes what {', '.join(clash)} would choose; give one of them"
+        )
+    resolved = configs.read_config(file)
+    if name is not None and name != resolved.architecture.name:
+        raise BadInputError(f"{file} is a run of {resolved.architecture.name}, not of {name}")
+    paths = {"data_dir": "data.data_dir", "limit_train": "data.limit_train"}
+    overrides |= {paths.get(key, key): value for key, value in given.items()}
+    if requested:
+        overrides["precision"] = precisions.resolve(requested).model_dump(mode="json")
+    return configs.with_values(resolved, overrides)
+
+
+def _print_config(config: RunConfig, as_json: bool) -> None:
+    from kerasnet.document import to_yaml
+
+    if as_json:
+        _print_json(config.model_dump(mode="json", by_alias=True))
+    else:
+        typer.echo(to_yaml(config), nl=False)
+
+
+def _console(to_stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=to_stderr)
+
+
+def _say(console: Console, text: str, **more: Any) -> None:
+    console.print(text, highlight=False, soft_wrap=True, markup=False, **more)
+
+
+def _say_start(console: Console, config: RunConfig, plan: Plan, folder: str) -> None:
+    from kerasnet.plan import format_shape, millions
+
+    recipe, precision = config.recipe, config.precision
+    _say(
+        console,
+        f"{config.architecture.name} ({millions(plan.params['total'])} parameters, "
+        f"{millions(plan.macs)} MACs) on {config.data.name}, input {format_shape(config.input)}\n"
+        f"recipe {config.recipe_name}: {recipe.epochs} epochs, batch {recipe.batch_size}, "
+        f"{recipe.optimizer.type} {recipe.optimizer.learning_rate:g}, seed {config.seed}\n"
+        f"precision {precision.resolved} ({precision.reason})\n"
+        f"run folder {folder}",
+    )
+
+
+def _say_result(console: Console, result: dict[str, Any]) -> None:
+    accuracy = result["test_accuracy"]
+    _say(
+        console,
+        f"test accuracy {accuracy:.2%} on {result['test_images']:,} images "
+        f"(test loss {result['test_loss']:.4f})",
+        style="bold green",
+    )
+    if result["data_remark"]:
+        _say(console, f"data: {result['data_remark']}")
+    _say(console, f"run folder {result['run']} (report.html, metrics.csv, checkpoints/)")
+
+
+@app.command(epilog=_example("kerasnet evaluate runs/resnet50-digits-20260101-120000 --json"))
+def evaluate(
+    run: Annotated[str, typer.Argument(help="A run folder.")],
+    data_dir: DataDirOption = None,
+    best: Annotated[
+        bool, typer.Option("--best", help="Weights of the best validation accuracy.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the test accuracy of a run's weights again."""
+    from kerasnet.config import check
+    from kerasnet.runs import load_run
+
+    opened = load_run(run)
+    config = opened.config
+    if data_dir:
+        config = config.model_copy(
+            update={"data": config.data.model_copy(update={"data_dir": data_dir})}
+        )
+    check(config)
+    from kerasnet import backend
+
+    backend.load()
+    from kerasnet.train import evaluate as measure
+
+    result = measure(opened, data_dir=data_dir, best=best)
+    if as_json:
+        _print_json(result)
+    else:
+        _say(
+            _console(),
+            f"{result['model']} on {result['dataset']}: test accuracy "
+            f"{result['test_accuracy']:.2%} on {result['test_images']:,} images (test loss "
+            f"{result['test_loss']:.4f})",
+        )
+
+
+@app.command(
+    epilog=_example(
+        "kerasnet tune resnet20 --dataset digits --space learning_rate --trials 6 --epochs 4"
+    )
+)
+def tune(
+    name: Annotated[str, typer.Argument(help="A model.")],
+    space: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="A space in tuning/, or a YAML file.")
+    ] = "learning_rate",
+    algorithm: Annotated[
+        str, typer.Option(metavar="random", help="How points are drawn.")
+    ] = "random",
+    trials: Annotated[int, typer.Option(min=1, help="How many points are trained.")] = 10,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of each trial.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="What every trial starts from.")] = None,
+    dataset: Annotated[str, typer.Option(metavar="NAME|DIR", help="As for fit.")] = "cifar10",
+    data_dir: DataDirOption = None,
+    limit_train: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Train on N images only.")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(metavar="auto|float32|mixed_bfloat16|mixed_float16")
+    ] = "auto",
+    seed: SeedOption = 0,
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="A new folder. [default: runs/tune-MODEL-DATASET-TIME]"),
+    ] = None,
+    registry: RegistryOption = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object at the end; progress to stderr.")
+    ] = False,
+) -> None:
+    """Search learning rates, or any other fields, on the validation split."""
+    from kerasnet import tune as tuning
+    from kerasnet.config import check, resolve
+    from kerasnet.runs import default_folder
+
+    found, document = tuning.read_space(space)
+    config = resolve(
+        name, registry=_registry(registry), recipe=recipe, dataset=dataset, data_dir=data_dir,
+        precision_request=precision, seed=seed, limit_train=limit_train,
+        overrides={"recipe.epochs": epochs} if epochs else None,
+    )  # fmt: skip
+    check(config)
+    tuning.check_space(config, found, document)
+    from kerasnet import backend
+
+    backend.load()
+    console = _console(to_stderr=as_json)
+    result = tuning.search(
+        config, found, space_name=space, algorithm=algorithm, trials=trials,
+        out=out or default_folder(config, prefix="tune-"), console=console,
+    )  # fmt: skip
+    if as_json:
+        _print_json(result.to_json())
+        return
+    _say(console, f"\n{result.table()}\n")
+    _say(console, f"best: validation accuracy {result.best.val_accuracy:.4f}", style="bold green")
+    for path, value in result.best.values.items():
+        _say(console, f"  {path}: {value:g}" if isinstance(value, float) else f"  {path}: {value}")
+    _say(console, f"train it: {result.command}")
+
+
+# ---------------------------------------------------------------------------- entry
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        code = code or 1  # whoever read our output is gone; the message below still matters
+    print(f"kerasnet: error: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _guarded(call: Callable[[], Any]) -> None:
+    """Turn every error a user can meet into a message and an exit code."""
+    try:
+        call()
+    except KerasnetError as error:
+        _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        # The reader of a pipe went away; nothing more can be said to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except MemoryError:
+        _fail("out of memory. Try a smaller --batch-size or --limit-train", 4)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except OSError as error:
+        _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 4)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; always ends in SystemExit with the documented code."""
+    _guarded(lambda: app(list(arguments) if arguments is not None else None))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""From names and options to a resolved run configuration, before TensorFlow loads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from kerasnet import __version__, data, precision, schema
+from kerasnet.document import DocumentError, Problem, problems_of, read, validate
+from kerasnet.errors import BadInputError, did_you_mean
+from kerasnet.plan import Plan, plan_model
+from kerasnet.registry import Registry, load_registry
+
+
+def resolve(
+    model: str,
+    *,
+    registry: Registry | None = None,
+    recipe: str | None = None,
+    dataset: str = "cifar10",
+    data_dir: str | os.PathLike[str] | None = None,
+    precision_request: str = "auto",
+    seed: int = 0,
+    limit_train: int | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    layers: str = "fast",
+    overrides: Mapping[str, Any] | None = None,
+) -> schema.RunConfig:
+    """Return everything a run needs, checked as far as it can be without TensorFlow.
+
+    Args:
+        model: name in the registry.
+        registry: where names are looked up; the built-in one if not given.
+        recipe: name in the registry; the one the model names for the data set if not given.
+        dataset: name in the registry or in tensorflow-datasets, or a folder of class folders.
+        data_dir: folder searched first for the data.
+        precision_request: `auto`, `float32`, `mixed_bfloat16` or `mixed_float16`.
+        seed: of data order, augmentation, initial weights and the validation split.
+        limit_train: train on this many images only.
+        weights: file the first weights are read from.
+        layers: `fast` or `stock`, see `build.build`.
+        overrides: values of single fields by path, such as `recipe.epochs`.
+
+    Raises:
+        BadInputError: a name is unknown, data are not found, or the model does not fit them.
+    """
+    registry = registry or load_registry()
+    architecture = registry.architecture(model)
+    recipe_name = recipe or registry.recipe_for(model, dataset)
+    spec = data.dataset_spec(dataset, registry.datasets)
+    chosen = registry.recipes[recipe_name]
+    located = data.locate(dataset, spec, data_dir)
+    classes = spec.classes or located.classes
+    if classes is None:
+        classes = data.load_dataset(dataset, spec=spec, data_dir=data_dir).classes
+    channels = spec.image[2] if spec.image else located.channels or architecture.model.input[2]
+    config = schema.RunConfig(
+        kerasnet=__version__,
+        architecture=architecture,
+        input=[*architecture.model.input[:2], channels],
+        classes=classes,
+        recipe_name=recipe_name,
+        recipe=chosen,
+        horizon=chosen.epochs,
+        data=schema.DataConfig(
+            name=dataset, spec=spec, data_dir=_text(data_dir), limit_train=limit_train
+        ),
+        precision=precision.resolve(precision_request),
+        execution=schema.Execution(layers=layers),  # type: ignore[arg-type]
+        seed=seed,
+        weights=_text(weights),
+    )
+    return with_values(config, overrides or {})
+
+
+def _text(path: str | os.PathLike[str] | None) -> str | None:
+    return None if path is None else os.fspath(path)
+
+
+def check(config: schema.RunConfig) -> Plan:
+    """Return the plan of a run, having looked for its data and its weights file.
+
+    Raises:
+        BadInputError: the data or the weights are not there, or the model does not fit the input.
+    """
+    if config.weights and not Path(config.weights).is_file():
+        raise BadInputError(f"{config.weights}: there is no such weights file (--weights)")
+    data.locate(config.data.name, config.data.spec, config.data.data_dir)
+    return plan(config)
+
+
+def plan(config: schema.RunConfig) -> Plan:
+    """Return the plan of a run's model."""
+    return plan_model(config.architecture, config.input, config.classes)
+
+
+def with_values(config: schema.RunConfig, values: Mapping[str, Any]) -> schema.RunConfig:
+    """Return a configuration with single fields replaced, each named by its path.
+
+    A path is `recipe.optimizer.learning_rate` or `model.stages.0.width`: it starts at the
+    configuration, and `model` stands for `architecture.model`. Changing `recipe.epochs` moves the
+    schedule's horizon with it.
+
+    Raises:
+        BadInputError: there is no such field, or the value does not fit it.
+    """
+    if not values:
+        return config
+    plain = config.model_dump(mode="json", by_alias=True)
+    for path, value in values.items():
+        _set(plain, path, value)
+    if "recipe.epochs" in values and "horizon" not in values:
+        plain["horizon"] = values["recipe.epochs"]
+    try:
+        return schema.RunConfig.model_validate(plain)
+    except ValidationError as error:
+        found = problems_of(error, schema.RunConfig, plain, ())
+        raise DocumentError(found) from error
+
+
+def _set(node: Any, path: str, value: Any) -> None:
+    full = f"architecture.{path}" if path.split(".")[0] == "model" else path
+    *parents, last = full.split(".")
+    for part in [*parents, last]:
+        key: Any = int(part) if isinstance(node, list) and part.isdigit() else part
+        known = range(len(node)) if isinstance(node, list) else node
+        if not isinstance(node, dict | list) or key not in known:
+            names = [str(k) for k in known] if isinstance(node, dict | list) else []
+            raise DocumentError(
+                [Problem((), f"there is no field '{path}': '{part}' is unknown. "
+                             f"{did_you_mean(part, names)}")]
+            )  # fmt: skip
+        if part is last:
+            node[key] = value
+        node = node[key]
+
+
+def read_config(file: str | os.PathLike[str]) -> schema.RunConfig:
+    """Read a `config.yaml`.
+
+    Raises:
+        DocumentError: it is no configuration; with line and column of each problem.
+    """
+    return validate(schema.RunConfig, read(file))

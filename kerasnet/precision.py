@@ -1,0 +1,68 @@
+"""Which dtype policy a run uses, and where it does not apply."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from typing import get_args
+
+from kerasnet import schema
+from kerasnet.errors import BadInputError, did_you_mean
+from kerasnet.plan import Layer
+
+REQUESTS = ("auto", *get_args(schema.PrecisionName))
+
+
+def layer_policy(layer: Layer, policy: str) -> str:
+    """Return the dtype policy of one layer under a run's policy.
+
+    The classification head computes in float32: logits in 8 or 11 bits of mantissa cost accuracy
+    in the softmax (Micikevicius et al. 2018, section 3).
+    """
+    return "float32" if layer.name.endswith("_logits") else policy
+
+
+def resolve(requested: str) -> schema.Precision:
+    """Return the policy that a request comes to on this machine, and why.
+
+    `auto` asks NVIDIA's driver for the compute capability rather than TensorFlow, which would take
+    seconds to load: 8.0 and above are fast at bfloat16, 7.0 and above at float16.
+
+    Raises:
+        BadInputError: no such policy.
+    """
+    if requested not in REQUESTS:
+        raise BadInputError(
+            f"there is no precision '{requested}'. {did_you_mean(requested, REQUESTS)}"
+        )
+    if requested != "auto":
+        return schema.Precision(requested=requested, resolved=requested, reason="as asked")  # type: ignore[arg-type]
+    capability = gpu_compute_capability()
+    if capability is None:
+        return schema.Precision(requested="auto", resolved="float32", reason="no GPU found")
+    name, number = capability
+    if number >= 8.0:
+        return schema.Precision(
+            requested="auto", resolved="mixed_bfloat16", reason=f"{name} is fast at bfloat16"
+        )
+    if number >= 7.0:
+        return schema.Precision(
+            requested="auto", resolved="mixed_float16", reason=f"{name} is fast at float16"
+        )
+    return schema.Precision(
+        requested="auto", resolved="float32", reason=f"{name} has no fast 16-bit units"
+    )
+
+
+def gpu_compute_capability() -> tuple[str, float] | None:
+    """Return the first NVIDIA GPU's name and compute capability, or None where there is none."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    query = [tool, "--query-gpu=name,compute_cap", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
+        name, _, capability = answer.stdout.splitlines()[0].rpartition(",")
+        return name.strip(), float(capability)
+    except (OSError, subprocess.SubprocessError, IndexError, ValueError):
+        return None  # a driver that does not answer is no GPU that could be used

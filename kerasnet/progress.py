@@ -1,0 +1,102 @@
+"""Telling a person, or a log file, how training goes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+# Every this many steps the mean loss is printed, as the published programs do.
+LINE_EVERY = 100
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as 0:07, 12:30 or 2:05:00."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Reporter:
+    """Shows training steps on a console: a bar on a terminal, plain lines elsewhere.
+
+    Steps count from 1 within an epoch. Means come from Keras as running means over the epoch; the
+    loss shown is the mean over the last `LINE_EVERY` steps, recovered from two running means.
+    """
+
+    def __init__(
+        self, console: Console, epochs: int, steps: int, batch_size: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self.console, self.epochs, self.steps, self.batch_size = console, epochs, steps, batch_size
+        self.clock = clock
+        self.rate = 0.0
+        self._bar: Progress | None = None
+
+    def epoch_begins(self, epoch: int) -> None:
+        """Start epoch `epoch`, counted from 1."""
+        self.epoch = epoch
+        self._marks = (0, 0.0)
+        self._last = (0, self.clock())
+        if self.console.is_terminal:
+            self._bar = Progress(
+                TextColumn(f"epoch {epoch}/{self.epochs}"), BarColumn(), MofNCompleteColumn(),
+                TextColumn("{task.fields[said]}"), console=self.console, transient=True,
+            )  # fmt: skip
+            self._bar.start()
+            self._task = self._bar.add_task("", total=self.steps, said="starting")
+
+    def wants(self, step: int) -> bool:
+        """Whether the values after this step are shown; reading them makes the device wait."""
+        every = 10 if self._bar else LINE_EVERY
+        return step % every == 0 or step == self.steps
+
+    def step_ended(self, step: int, loss: float, accuracy: float) -> None:
+        """Show the running means after a step of this epoch."""
+        now = self.clock()
+        done, since = self._last
+        if step > done and now > since:
+            self.rate = (step - done) * self.batch_size / (now - since)
+        said = self._line(step, loss, accuracy)
+        if self._bar:
+            self._bar.update(self._task, completed=step, said=said)
+        if step % LINE_EVERY == 0 or step == self.steps:
+            self.console.print(
+                f"epoch {self.epoch}/{self.epochs}  step {step}/{self.steps}  {said}",
+                highlight=False, soft_wrap=True,
+            )  # fmt: skip
+            self._marks = (step, loss * step)
+            self._last = (step, now)
+
+    def _line(self, step: int, loss: float, accuracy: float) -> str:
+        start, total = self._marks
+        recent = (loss * step - total) / max(1, step - start)
+        left = (self.epochs - self.epoch) * self.steps + self.steps - step
+        eta = left * self.batch_size / self.rate if self.rate else math.inf
+        return (
+            f"loss {recent:.4f}  accuracy {accuracy:.4f}  {self.rate:,.0f} images/s  "
+            f"ETA {duration(eta)}"
+        )
+
+    def epoch_ended(self, row: dict[str, Any], seconds: float) -> None:
+        """Show an epoch's row of `metrics.csv`."""
+        self.close()
+        shown = [f"{k} {row[k]:.4f}" for k in ("loss", "accuracy", "val_loss", "val_accuracy")
+                 if row.get(k) is not None]  # fmt: skip
+        self.console.print(
+            f"epoch {row['epoch']}/{self.epochs}  {'  '.join(shown)}  "
+            f"learning rate {row['learning_rate']:.3g}  {duration(seconds)}",
+            highlight=False, soft_wrap=True, style="bold",
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
