@@ -172,6 +172,8 @@ def _construct(
     kind = type(node).__name__
     if kind == "ScalarNode":
         return _scalar(node, fail)
+    if str(node.tag).rpartition(":")[2] not in ("seq", "map"):
+        raise fail(f"tags such as {node.tag} are not allowed; write a plain value")
     if kind == "SequenceNode":
         return [_construct(n, (*path, i), file, places, seen) for i, n in enumerate(node.value)]
     result: dict[str, Any] = {}
@@ -191,6 +193,8 @@ def _construct(
 def _scalar(node: Any, fail: Any) -> Any:
     tag = str(node.tag).rpartition(":")[2]
     text = node.value
+    if tag in ("int", "float") and "_" in text:
+        return text  # digits may be grouped in YAML 1.1 only
     try:
         if tag == "null":
             return None
@@ -275,7 +279,8 @@ def _sentence(item: Any, cls: type[BaseModel]) -> str:
     if kind == "literal_error" and isinstance(item["input"], str):
         words = item["ctx"]["expected"].replace(" or ", ",").split(",")
         expected = [word.strip("' ") for word in words]
-        return f"{message}, received {describe(item['input'])}. {did_you_mean(item['input'], expected)}"
+        hint = did_you_mean(item["input"], expected)
+        return f"{message}, received {describe(item['input'])}. {hint}"
     if kind == "value_error" and isinstance(item["input"], dict):
         return str(message)
     return f"{message}, received {describe(item['input'])}"

@@ -162,7 +162,11 @@ def _norms_used(model: schema.Model, blocks: Mapping[str, schema.Block]) -> set[
 # ---------------------------------------------------------------------------- loading
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=1)
+def _built_in_registry() -> Registry:
+    return Registry(_built_in())
+
+
 def load_registry(file: str | None = None) -> Registry:
     """Return the built-in registry, with a user's file laid over it.
 
@@ -173,7 +177,7 @@ def load_registry(file: str | None = None) -> Registry:
         DocumentError: the file is wrong; every problem with its line and column.
     """
     if file is None:
-        return Registry(_built_in())
+        return _built_in_registry()
     own = _sections(read(file))
     registry = Registry(_resolve(own, _read_built_in()))
     problems = [p for p in registry.problems() if _belongs(p, own)]
@@ -242,7 +246,8 @@ class _Resolver:
             return entry, places
         self._check(section, name, parent, (*chain, name))
         merged, merged_places = self.entry(section, parent, (*chain, name))
-        kept = {k: v for k, v in merged.items() if k != "extends"}
+        # What a parent is expected to come to says nothing about its child.
+        kept = {k: v for k, v in merged.items() if k not in ("extends", "expect")}
         own_fields = {k: v for k, v in entry.items() if k != "extends"}
         return merge(kept, own_fields), {**merged_places, **places}
 

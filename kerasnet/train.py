@@ -351,8 +351,8 @@ def _train(
     averaging = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if recipe.ema else []
     try:
         model.fit(
-            images, epochs=recipe.epochs, steps_per_epoch=steps, validation_data=validation,
-            callbacks=[*averaging, recorder], verbose=0,
+            images, shuffle=False, epochs=recipe.epochs, steps_per_epoch=steps,
+            validation_data=validation, callbacks=[*averaging, recorder], verbose=0,
         )  # fmt: skip
     finally:
         recorder.reporter.close()
