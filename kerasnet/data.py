@@ -131,6 +131,11 @@ def _stratified(labels: Labels, count: int, seed: int, leave: int = 0) -> NDArra
     return chosen
 
 
+def _held_out(n: int) -> int:
+    """Return how many of `n` images stand for a test split, rounded up as scikit-learn does."""
+    return math.ceil(TEST_FRACTION * n - 1e-9)
+
+
 def split_validation(train: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     """Hold out part of the training images, the classes in proportion.
 
@@ -259,7 +264,7 @@ class _Digits:
         # Values are 0…16.
         images = np.rint(found.images * (255 / 16)).astype(np.uint8)[..., None]
         everything = Split(images, found.target.astype(np.int64))
-        test = _stratified(everything.labels, round(TEST_FRACTION * len(images)), TEST_SEED)
+        test = _stratified(everything.labels, _held_out(len(images)), TEST_SEED)
         return {"train": everything.take(~test), "test": everything.take(test)}
 
     def size(self) -> Size | None:
@@ -355,8 +360,7 @@ class _Folder:
 
         files = self._files["train"]
         labels = np.array([label for _, label in files], np.int64)
-        count = max(1, round(TEST_FRACTION * len(files)))
-        test = _stratified(labels, count, TEST_SEED, leave=1)
+        test = _stratified(labels, _held_out(len(files)), TEST_SEED, leave=1)
         if not test.any():
             raise BadInputError(
                 f"{self.where} holds {len(files)} images, too few to hold any out for testing: "
@@ -664,8 +668,10 @@ class _Prepared:
                 f"{folder}: dataset_info.json and features.json do not describe a data set as "
                 f"tensorflow-datasets writes them ({type(e).__name__}: {e})"
             ) from e
-        for split in {id(s): s for s in self._splits.values()}.values():
+        for split in self._splits.values():
             self._check_files(split)
+        for split in self._splits.values():
+            self._check_bytes(split)
 
     def _describe(self, info: Mapping[str, Any], features: Mapping[str, Any]) -> None:
         self.format = info.get("fileFormat", "tfrecord")
@@ -705,6 +711,8 @@ class _Prepared:
         for file in split.files:
             if not file.is_file():
                 raise BadInputError(f"{file} is missing: {self.folder} is an incomplete copy")
+
+    def _check_bytes(self, split: _Records) -> None:
         held = sum(file.stat().st_size for file in split.files)
         if self.format == "tfrecord" and held < split.bytes:
             raise BadInputError(
@@ -751,7 +759,7 @@ class _Prepared:
 
         batches = self._encoded(self._splits["train"]).map(lambda image, label: label)
         labels = np.concatenate(list(self._checked(batches.as_numpy_iterator(), "train")))
-        return _stratified(labels, max(1, round(TEST_FRACTION * len(labels))), TEST_SEED)
+        return _stratified(labels, _held_out(len(labels)), TEST_SEED)
 
     def _encoded(self, split: _Records) -> Any:
         """Return a tf.data.Dataset of batches of encoded images and labels."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -361,10 +362,18 @@ def to_yaml(value: BaseModel | Mapping[str, Any], *, comment: str = "") -> str:
     return head + stream.getvalue()
 
 
+# Text of these characters alone means the same with and without quotes.
+_SIMPLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ ./()×*+-]*")
+
+
 def _fold(value: Any) -> Any:
-    """Copy values, keeping whole what YAML would otherwise write as an alias."""
+    """Copy values so that nothing is written as an alias, and quote what is not simple text."""
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
     if isinstance(value, Mapping):
-        return {key: _fold(item) for key, item in value.items()}
+        return {_fold(key): _fold(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_fold(item) for item in value]
+    if isinstance(value, str) and not _SIMPLE.fullmatch(value):
+        return DoubleQuotedScalarString(value)
     return value

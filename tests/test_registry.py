@@ -6,7 +6,7 @@ import math
 import textwrap
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kerasnet import registry as registries
@@ -173,6 +173,7 @@ documents = st.dictionaries(
 )
 
 
+@settings(max_examples=50, deadline=None)
 @given(documents)
 def test_what_is_written_is_read_back(value):
     from kerasnet.document import to_yaml
@@ -184,6 +185,7 @@ def test_what_is_written_is_read_back(value):
     assert parse(written, "f").data == value
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_give_a_document_or_a_document_error(raw):
     try:

@@ -1,0 +1,235 @@
+"""Models against their plans, over the whole registry."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import kerasnet
+from kerasnet.build import build, build_block
+from kerasnet.convert import load_weights, save_weights, weight_variables
+from kerasnet.errors import BadInputError
+from kerasnet.plan import plan_model
+from kerasnet.registry import load_registry
+
+REGISTRY = load_registry()
+MODELS = list(REGISTRY.models)
+
+
+def plan(name, **more):
+    return plan_model(REGISTRY.architecture(name), **more)
+
+
+def wiring(model):
+    """Return layer name → names of the layers that feed it."""
+    return {
+        layer.name: tuple(t._keras_history.operation.name for t in keras.tree.flatten(layer.input))
+        if not isinstance(layer, keras.layers.InputLayer)
+        else ()
+        for layer in model.layers
+    }
+
+
+@pytest.mark.parametrize("layers", ["stock", "fast"])
+@pytest.mark.parametrize("name", MODELS)
+def test_model_is_its_plan(name, layers):
+    made = plan(name)
+    model = build(made, layers=layers)
+    inputs = wiring(model)
+    pads = {f"{x.name}_pad": x for x in made.layers if x.needs_pad_layer}
+    assert set(inputs) == {x.name for x in made.layers} | set(pads)
+    for x in made.layers:
+        layer = model.get_layer(x.name)
+        assert tuple(layer.output.shape[1:]) == x.output_shape
+        assert layer.count_params() == x.params
+        trainable = sum(int(np.prod(v.shape)) for v in layer.trainable_weights)
+        assert trainable == x.trainable_params
+        found = inputs[x.name]
+        if x.needs_pad_layer:
+            assert found == (f"{x.name}_pad",)
+            found = inputs[found[0]]
+        assert found == x.inputs
+        if layers == "stock":
+            assert type(layer).__name__ == x.type
+            assert type(layer).__module__.startswith("keras.")
+    assert model.count_params() == made.params["total"]
+    assert tuple(model.output_shape[1:]) == made.output.output_shape
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_stock_and_fast_agree(name):
+    made = plan(name)
+    stock, fast = (build(made, layers=kind, seed=3) for kind in ("stock", "fast"))
+    ours, theirs = weight_variables(stock), weight_variables(fast)
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[k].numpy(), theirs[k].numpy()) for k in ours)
+    x = np.random.default_rng(0).normal(size=(8, *made.input_shape)).astype("float32")
+    for training in (False, True):
+        a = keras.ops.convert_to_numpy(stock(x, training=training))
+        b = keras.ops.convert_to_numpy(fast(x, training=training))
+        assert np.abs(a - b).max() <= 1e-4 * np.abs(a).max()
+    for key in (k for k in ours if "moving" in k):
+        np.testing.assert_allclose(ours[key].numpy(), theirs[key].numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("name", ["resnet50", "vgg16"])
+def test_dtypes_layer_by_layer(name, policy):
+    model = build(plan(name), layers="fast", policy=policy)
+    compute = policy.removeprefix("mixed_")
+    for layer in model.layers:
+        expected = "float32" if layer.name in ("head_logits", "input") else compute
+        assert layer.compute_dtype == expected, layer.name
+        assert layer.variable_dtype == "float32"
+        assert all(v.dtype == "float32" for v in layer.weights if "seed" not in v.path)
+    assert model.output.dtype == "float32"
+    y = model(np.zeros((2, 32, 32, 3), "float32"))
+    assert keras.backend.standardize_dtype(y.dtype) == "float32"
+
+
+def test_same_seed_same_weights_and_other_layers_keep_theirs():
+    a, b = build(plan("resnet8"), seed=5), build(plan("resnet8", classes=3), seed=5)
+    c = build(plan("resnet8"), seed=6)
+    key = "stem_conv/kernel"
+    first, second, third = (weight_variables(m)[key].numpy() for m in (a, b, c))
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first, third)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "std"),
+    [
+        ("vgg16", "stage3_block1_conv1/kernel", (2 / (9 * 256)) ** 0.5),
+        ("resnet50", "stage3_block2_conv2/kernel", (2 / (9 * 512)) ** 0.5),
+        ("resnet20", "stage2_block2_conv2/kernel", (2 / (9 * 32)) ** 0.5),
+    ],
+)
+def test_initial_weights_have_the_declared_spread(name, key, std):
+    values = weight_variables(build(plan(name), seed=0))[key].numpy()
+    assert values.std() == pytest.approx(std, rel=0.02)
+    assert abs(values.mean()) < 0.02 * std * 10
+
+
+def test_features_are_the_stage_outputs():
+    model = build(plan("resnet50"), features=True)
+    assert {k: tuple(v.shape[1:]) for k, v in model.output.items()} == plan(
+        "resnet50"
+    ).feature_shapes()
+    one = build(plan("resnet50"), features=["stem_pool"])
+    assert tuple(one.output["stem_pool"].shape[1:]) == (8, 8, 64)
+    with pytest.raises(BadInputError, match="has no layer"):
+        build(plan("resnet50"), features=["stem_pol"])
+
+
+def test_build_block_works_on_its_own():
+    x = keras.Input((32, 32, 48))
+    y = build_block("bottleneck_sum", x, width=64, stride=2)
+    assert y.shape == (None, 16, 16, 256)
+    names = {layer.name for layer in keras.Model(x, y).layers}
+    assert {"bottleneck_sum_conv1", "bottleneck_sum_shortcut_norm", "bottleneck_sum_merge"} <= names
+    with pytest.raises(BadInputError, match="Did you mean 'bottleneck_sum'"):
+        build_block("bottleneck_summ", x, width=64)
+    with pytest.raises(BadInputError, match=r"Received: \(None, None, 32, 3\)"):
+        build_block("basic", keras.Input((None, 32, 3)), width=64)
+
+
+def test_padded_shortcut_takes_every_second_pixel_and_adds_zero_channels():
+    x = keras.Input((4, 4, 2))
+    y = build_block("basic_padded", x, width=5, stride=2, seed=0)
+    model = keras.Model(x, y)
+    shortcut = keras.Model(x, model.get_layer("basic_padded_shortcut_pad").output)
+    image = np.arange(1, 33, dtype="float32").reshape(1, 4, 4, 2)
+    found = keras.ops.convert_to_numpy(shortcut(image))
+    expected = np.pad(image[:, ::2, ::2], [(0, 0), (0, 0), (0, 0), (1, 2)])
+    np.testing.assert_array_equal(found, expected)
+
+
+# ---------------------------------------------------------------------------- weights
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_weights_round_trip_between_stock_and_fast(name, tmp_path):
+    file = tmp_path / "w.safetensors"
+    fast = build(plan(name), layers="fast", seed=1)
+    save_weights(fast, file, {"model": name})
+    stock = build(plan(name), seed=2)
+    assert load_weights(stock, file) == {"model": name}
+    for key, variable in weight_variables(fast).items():
+        np.testing.assert_array_equal(variable.numpy(), weight_variables(stock)[key].numpy())
+
+
+def test_weights_that_do_not_fit_are_named_and_change_nothing(tmp_path):
+    file = tmp_path / "w.safetensors"
+    save_weights(build(plan("resnet8", classes=3), seed=1), file)
+    model = build(plan("resnet8"), seed=2)
+    before = {k: v.numpy().copy() for k, v in weight_variables(model).items()}
+    with pytest.raises(BadInputError, match=r"head_logits/kernel: expected shape \(64, 10\)"):
+        load_weights(model, file)
+    with pytest.raises(BadInputError, match="missing: stage1_block2_conv1/kernel"):
+        load_weights(build(plan("resnet20")), file)
+    for key, variable in weight_variables(model).items():
+        np.testing.assert_array_equal(variable.numpy(), before[key])
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "missing", "suffix", "nan"])
+def test_damaged_weights_are_bad_input(damage, tmp_path):
+    file = tmp_path / ("w.h5" if damage == "suffix" else "w.safetensors")
+    model = build(plan("resnet8"))
+    if damage == "nan":
+        model.get_layer("stem_conv").kernel.assign(np.full((3, 3, 3, 16), np.nan, "float32"))
+    if damage != "missing":
+        save_weights(model, file)
+    if damage == "truncated":
+        file.write_bytes(file.read_bytes()[:-7])
+    elif damage in ("empty", "text"):
+        file.write_text("" if damage == "empty" else "not weights at all")
+    with pytest.raises(BadInputError, match=str(file)):
+        load_weights(build(plan("resnet8")), file)
+
+
+def test_keras_files_load_without_kerasnet(tmp_path):
+    model = kerasnet.create_model("resnet20", seed=0)
+    file = tmp_path / "m.keras"
+    model.save(file)
+    image = np.ones((1, 32, 32, 3), "float32")
+    np.save(tmp_path / "y.npy", model.predict(image, verbose=0))
+    code = (
+        "import sys, keras, numpy as np\n"
+        f"m = keras.models.load_model({str(file)!r})\n"
+        "y = m.predict(np.ones((1, 32, 32, 3), 'float32'), verbose=0)\n"
+        f"np.testing.assert_allclose(y, np.load({str(tmp_path / 'y.npy')!r}), rtol=1e-5)\n"
+        "assert 'kerasnet' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+# ---------------------------------------------------------------------------- create_model
+
+
+def test_create_model_with_preprocessing_takes_images_of_any_size():
+    model = kerasnet.create_model("resnet8", preprocessing="cifar10", seed=0)
+    images = np.random.default_rng(0).integers(0, 256, (2, 50, 40, 3), "uint8")
+    y = model.predict(images, verbose=0)
+    np.testing.assert_allclose(y.sum(axis=1), 1, rtol=1e-5)
+    plain = kerasnet.create_model("resnet8", seed=0)
+    small = images[:, :32, :32]
+    spec = REGISTRY.datasets["cifar10"]
+    x = (small / 255 - np.array(spec.mean)) / np.array(spec.std)
+    logits = plain.predict(x.astype("float32"), verbose=0)
+    expected = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
+    np.testing.assert_allclose(model.predict(small, verbose=0), expected, atol=1e-5)
+
+
+def test_create_model_refuses_what_it_cannot_do():
+    with pytest.raises(BadInputError, match="Did you mean 'resnet50'"):
+        kerasnet.create_model("resnet5O")
+    with pytest.raises(BadInputError, match="inference block"):
+        kerasnet.create_model("resnet8", preprocessing=True)
+
+
+def test_list_models_globs():
+    assert kerasnet.list_models("resnet*") == ["resnet50", "resnet8", "resnet20"]
