@@ -91,7 +91,8 @@ def apply(
                 layer.padding, data_format="channels_last", name=f"{layer.name}_pad", dtype=dtype
             )
             inputs = [pad(inputs[0])]
-        made = makers.get(layer.type, _plain_layer)(layer, dtype=dtype, seed=seed)
+        make: Callable[..., Any] = makers.get(layer.type, _plain_layer)
+        made = make(layer, dtype=dtype, seed=seed)
         tensors[layer.name] = made(inputs if layer.type == "Add" else inputs[0])
 
 

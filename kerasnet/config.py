@@ -53,10 +53,11 @@ def resolve(
     recipe_name = recipe or registry.recipe_for(model, dataset)
     spec = data.dataset_spec(dataset, registry.datasets)
     chosen = registry.recipes[recipe_name]
-    located = data.locate(dataset, spec, data_dir)
+    folder = _text(data_dir)
+    located = data.locate(dataset, spec, folder)
     classes = spec.classes or located.classes
     if classes is None:
-        classes = data.load_dataset(dataset, spec=spec, data_dir=data_dir).classes
+        classes = data.load_dataset(dataset, spec=spec, data_dir=folder).classes
     channels = spec.image[2] if spec.image else located.channels or architecture.model.input[2]
     config = schema.RunConfig(
         kerasnet=__version__,
@@ -66,9 +67,7 @@ def resolve(
         recipe_name=recipe_name,
         recipe=chosen,
         horizon=chosen.epochs,
-        data=schema.DataConfig(
-            name=dataset, spec=spec, data_dir=_text(data_dir), limit_train=limit_train
-        ),
+        data=schema.DataConfig(name=dataset, spec=spec, data_dir=folder, limit_train=limit_train),
         precision=precision.resolve(precision_request),
         execution=schema.Execution(layers=layers),  # type: ignore[arg-type]
         seed=seed,

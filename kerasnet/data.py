@@ -1216,6 +1216,7 @@ class ImageData:
         self.name, self.spec, self.located = name, spec, located
         self._source = _source(located)
         self._held: Split | None = None
+        self._measured: tuple[list[float], list[float]] | None = None
         wanted = _shape(spec)
         self._given = size or (wanted[:2] if wanted else None)
         stored = self._given or self._source.size()
@@ -1276,8 +1277,10 @@ class ImageData:
             if len(mean) < channels:
                 mean, std = mean * channels, std * channels
         else:
-            self._held = self._held or self._load("train")
-            mean, std = _moments(self._held.images)
+            if self._measured is None:
+                self._held = self._load("train")
+            assert self._measured is not None
+            mean, std = self._measured
         height, width, _ = self.image_shape
         names = list(self.class_names)
         return schema.Inference(mean=mean, std=std, resize=[height, width], class_names=names)
@@ -1319,6 +1322,9 @@ class ImageData:
                 "damaged; copy or prepare it again"
             )
         self._check_labels(labels, split)
+        if split == "train" and self.spec.mean is None:
+            # Here, so that it is read once whichever of images and mean is asked for first.
+            self._measured = _moments(images)
         return Split(images, labels)
 
     def _fitted(self, images: Bytes, split: SplitName) -> Bytes:

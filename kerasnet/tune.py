@@ -156,7 +156,7 @@ def search(
     done: list[Trial] = []
     tuner = _make_tuner(space, trials, config.seed, folder, _runner(config, folder, console, done,
                                                                       trials))  # fmt: skip
-    tuner.search()
+    tuner.search(verbose=0)
     best = max(done, key=lambda t: t.val_accuracy)
     write_atomically(folder / "best.yaml", to_yaml(with_values(config, best.values)).encode())
     found = Search(

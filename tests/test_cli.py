@@ -55,7 +55,9 @@ def test_light_commands_load_neither_tensorflow_nor_keras(arguments, tmp_path):
     assert done.stdout.strip()
 
 
-@pytest.mark.parametrize("command", ["list", "show", "validate", "summary", "fit", "evaluate", "tune"])
+@pytest.mark.parametrize(
+    "command", ["list", "show", "validate", "summary", "fit", "evaluate", "tune"]
+)
 def test_every_help_shows_an_example(command, capsys):
     code, out, _ = run(capsys, command, "--help")
     assert code == 0

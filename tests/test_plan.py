@@ -101,7 +101,7 @@ def test_a_class_count_changes_the_head_only():
 
 
 def test_too_small_an_input_says_where_the_shape_goes_to_zero():
-    with pytest.raises(DocumentError, match="stage5_pool slides a 2×2 window .* over 1×1"):
+    with pytest.raises(DocumentError, match=r"stage5_pool slides a 2×2 window .* over 1×1"):
         plan("vgg16", input_shape=(16, 16, 3))
 
 
@@ -110,10 +110,9 @@ def block(**more) -> schema.Block:
 
 
 def test_pre_activation_projects_its_pre_activation():
-    made = plan_block(
-        block(order="norm-act-conv", shortcut={"project": {"from": "preactivation", "norm": False}}),
-        (8, 8, 4), width=8, stride=2, norms=REGISTRY.norms,
-    )  # fmt: skip
+    shortcut = {"project": {"from": "preactivation", "norm": False}}
+    spec = block(order="norm-act-conv", shortcut=shortcut)
+    made = plan_block(spec, (8, 8, 4), width=8, stride=2, norms=REGISTRY.norms)
     names = [x.name for x in made.layers]
     assert names == [
         "input", "block_norm1", "block_act1", "block_conv1", "block_shortcut_conv", "block_merge",
@@ -143,7 +142,9 @@ def test_projection_where_the_shape_stays(when, stage_blocks):
         norms=dict(REGISTRY.norms),
     )  # fmt: skip
     made = plan_model(architecture)
-    found = [i for i in (1, 2) if any(x.name == f"stage1_block{i}_shortcut_conv" for x in made.layers)]
+    found = [
+        i for i in (1, 2) if any(x.name == f"stage1_block{i}_shortcut_conv" for x in made.layers)
+    ]
     assert found == stage_blocks
 
 

@@ -34,10 +34,13 @@ def text(broken: str) -> bytes:
 # kind → (file content, line, column, what the message must contain)
 BROKEN: dict[str, tuple[bytes, int, int, str]] = {
     "unknown key": (
-        MODEL.replace("width:", "widht:").encode(), 7, 24, "unknown key 'widht'. Did you mean 'width'",
+        MODEL.replace("width:", "widht:").encode(), 7, 24,
+        "unknown key 'widht'. Did you mean 'width'",
     ),
     "unknown section": (b"modles: {}\n", 1, 1, "Did you mean 'models'?"),
-    "missing key": (MODEL.replace("    input: [8, 8, 3]\n", "").encode(), 2, 3, "'input' is missing"),
+    "missing key": (
+        MODEL.replace("    input: [8, 8, 3]\n", "").encode(), 2, 3, "'input' is missing",
+    ),
     "wrong type": (MODEL.replace("width: 4", "width: wide").encode(), 7, 24, "'wide' (text)"),
     "float for a whole number": (MODEL.replace("width: 4", "width: 4.5").encode(), 7, 24, "4.5"),
     "text for true/false": (
@@ -55,7 +58,7 @@ BROKEN: dict[str, tuple[bytes, int, int, str]] = {
         MODEL.replace("width: 4}", "width: 4, stride: -2}").encode(), 7, 34, "received -2",
     ),
     "stride nobody takes": (
-        MODEL.replace("block: basic", "block: b").replace("width: 4}", "width: 4, stride: 2}").encode()
+        MODEL.replace("block: basic, width: 4", "block: b, width: 4, stride: 2").encode()
         + b"blocks:\n  b: {convs: [{kernel: 3}]}\n", 7, 9, "takes_stride: true",
     ),
     "unknown block": (MODEL.replace("basic", "bassic").encode(), 7, 10, "Did you mean 'basic'?"),
@@ -189,9 +192,14 @@ def test_what_is_written_is_read_back(value):
 @given(st.binary(max_size=200))
 def test_any_bytes_give_a_document_or_a_document_error(raw):
     try:
-        assert isinstance(parse(raw, "f").data, dict)
+        found = parse(raw, "f")
     except DocumentError as error:
-        assert all(p.place.line >= 1 and p.place.column >= 1 for p in error.problems)
+        places = [p.place for p in error.problems]
+    else:
+        places = list(found.places.values())
+        assert isinstance(found.data, dict)
+    assert places
+    assert all(place.line >= 1 and place.column >= 1 for place in places)
 
 
 def test_compiled_form_equals_the_source(tmp_path, monkeypatch):
