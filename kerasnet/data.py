@@ -1655,7 +1655,16 @@ def training_pipeline(
         return normalise(drawn), tf.gather(labels, indices)
 
     order = _batch_indices(len(split), batch_size, seed, epochs, first_step)
-    batches = order.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return _mapped(order, batch)
+
+
+def _mapped(source: Any, make: Callable[..., Any]) -> Any:
+    """Return the batches made of a data set's elements, in order and ahead of their use."""
+    import tensorflow as tf
+
+    # Neither pipeline branches on a tensor's value, so AutoGraph has nothing to convert.
+    made = tf.autograph.experimental.do_not_convert(make)
+    batches = source.map(made, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return batches.prefetch(tf.data.AUTOTUNE)
 
 
@@ -1691,5 +1700,4 @@ def evaluation_pipeline(split: Split, *, inference: schema.Inference, batch_size
         return normalise(images[start:stop]), labels[start:stop]
 
     starts = tf.data.Dataset.range(0, len(split), batch_size)
-    batches = starts.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return batches.prefetch(tf.data.AUTOTUNE)
+    return _mapped(starts, batch)

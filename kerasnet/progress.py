@@ -38,6 +38,7 @@ class Reporter:
         self.clock = clock
         self.rate = 0.0
         self._bar: Progress | None = None
+        self._started = False
 
     def epoch_begins(self, epoch: int) -> None:
         """Start epoch `epoch`, counted from 1."""
@@ -55,11 +56,14 @@ class Reporter:
     def wants(self, step: int) -> bool:
         """Whether the values after this step are shown; reading them makes the device wait."""
         every = 10 if self._bar else LINE_EVERY
-        return step % every == 0 or step == self.steps
+        return step % every == 0 or step == self.steps or not self._started
 
     def step_ended(self, step: int, loss: float, accuracy: float) -> None:
         """Show the running means after a step of this epoch."""
         now = self.clock()
+        if not self._started:
+            # The first step compiles the model, which says nothing about the rate of the rest.
+            self._started, self._last = True, (step, now)
         done, since = self._last
         if step > done and now > since:
             self.rate = (step - done) * self.batch_size / (now - since)

@@ -143,29 +143,40 @@ class _Recorder(keras.callbacks.Callback):  # type: ignore[misc]
     """Shows steps, and writes a row of metrics, a row of timing and the weights each epoch."""
 
     def __init__(
-        self, run: Run, config: schema.RunConfig, reporter: Reporter, metadata: dict[str, Any],
+        self, run: Run, reporter: Reporter, metadata: dict[str, Any],
         rate: Callable[[int], float], steps: int, batch: int,
         on_epoch: Callable[[dict[str, Any]], None] | None,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.run, self.config, self.reporter, self.metadata = run, config, reporter, metadata
+        self.run, self.reporter, self.metadata = run, reporter, metadata
         self.rate, self.steps, self.batch, self.on_epoch = rate, steps, batch, on_epoch
         self.best = -math.inf
-        self.seconds = self.validation_seconds = 0.0
-        self.images = 0
+        self.first_step_seconds: float | None = None
+        self.steady_seconds, self.steady_images = 0.0, 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.reporter.epoch_begins(epoch + 1)
-        self._began = time.monotonic()
+        self._began = self._steady_since = time.monotonic()
         self._validation = 0.0
+        self._steady_steps = self.steps
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self.first_step_seconds is None:
+            self._first_step(logs)
         if self.reporter.wants(batch + 1):
             loss = float(logs["loss"])
             step = int(self.model.optimizer.iterations)
             if not math.isfinite(loss):
                 raise DivergedError(self._advice(step, loss))
             self.reporter.step_ended(batch + 1, loss, float(logs["accuracy"]))
+
+    def _first_step(self, logs: Any) -> None:
+        """Leave the first step, which compiles the model, out of the rate."""
+        float(logs["loss"])  # a GPU's step has ended only when its result can be read
+        now = time.monotonic()
+        self.first_step_seconds = now - self._began
+        if self.steps > 1:
+            self._steady_since, self._steady_steps = now, self.steps - 1
 
     def _advice(self, step: int, loss: float) -> str:
         return (
@@ -182,7 +193,8 @@ class _Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._validation = time.monotonic() - self._trained
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        seconds = time.monotonic() - self._began - self._validation
+        trained = time.monotonic() - self._validation
+        steady, images = trained - self._steady_since, self._steady_steps * self.batch
         step = int(self.model.optimizer.iterations)
         row = {
             "epoch": epoch + 1,
@@ -193,18 +205,17 @@ class _Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         if not math.isfinite(row["loss"]):
             raise DivergedError(self._advice(step, row["loss"]))
         self._save(row)
-        images = self.steps * self.batch
         self.run.append("metrics.csv", METRICS, row)
         timing = {
             "epoch": epoch + 1,
-            "seconds": seconds,
-            "images_per_second": images / seconds,
+            "seconds": trained - self._began,
+            "images_per_second": images / steady,
             "validation_seconds": self._validation or None,
         }
         self.run.append("timing.csv", TIMING, timing)
-        self.seconds += seconds
-        self.images += images
-        self.reporter.epoch_ended(row, seconds + self._validation)
+        self.steady_seconds += steady
+        self.steady_images += images
+        self.reporter.epoch_ended(row, trained - self._began + self._validation)
         if self.on_epoch:
             self.on_epoch(row)
 
@@ -343,7 +354,7 @@ def _train(
     )
     rate = _inner(model.optimizer)._learning_rate
     recorder = _Recorder(
-        run, config, Reporter(console, recipe.epochs, steps, batch),
+        run, Reporter(console, recipe.epochs, steps, batch),
         {"model": config.architecture.name, "inference": inference.model_dump(mode="json")},
         lambda step: float(rate(step)), steps, batch, on_epoch,
     )  # fmt: skip
@@ -379,7 +390,8 @@ def _summary(
         "best_val_accuracy": recorder.best if math.isfinite(recorder.best) else None,
         "epochs": config.recipe.epochs,
         "train_images": len(data.train),
-        "images_per_second": recorder.images / recorder.seconds,
+        "images_per_second": recorder.steady_images / recorder.steady_seconds,
+        "first_step_seconds": recorder.first_step_seconds,
         "seconds": seconds,
         "params": plan_of(config).params,
         "run": str(run.path),
