@@ -161,9 +161,13 @@ def fit(
 
 def train_run(run: Run, console: Console | None = None) -> dict[str, Any]:
     """Train a run folder that was made, write its report, and return its summary."""
+    from rich.console import Console
+
     from kerasnet import backend
 
-    backend.load()
+    console = console or Console()
+    with console.status("loading TensorFlow"):
+        backend.load()
     from kerasnet.report import write_report
     from kerasnet.train import fit as train
 

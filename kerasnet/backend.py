@@ -11,13 +11,18 @@ from collections.abc import Iterator
 from kerasnet.errors import EnvironmentFaultError
 
 
+def name() -> str:
+    """Return the Keras backend that `load` will choose: `$KERAS_BACKEND`, or TensorFlow."""
+    return os.environ.get("KERAS_BACKEND", "tensorflow")
+
+
 def load() -> None:
     """Import TensorFlow and Keras quietly.
 
     Raises:
         EnvironmentFaultError: they cannot be imported; with everything they printed.
     """
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    os.environ["KERAS_BACKEND"] = name()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if "tensorflow" in sys.modules and "keras" in sys.modules:
         return

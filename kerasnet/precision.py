@@ -54,6 +54,23 @@ def resolve(requested: str) -> schema.Precision:
     )
 
 
+def confirm(precision: schema.Precision, devices: list[str]) -> schema.Precision:
+    """Return the policy to use once the backend has said which devices it can use.
+
+    The driver may know a GPU that the installed TensorFlow was not built for; 16-bit arithmetic on
+    a CPU would then be chosen for speed it does not have.
+
+    Args:
+        precision: what `resolve` returned.
+        devices: as `keras.distribution.list_devices()` names them, such as `cpu:0`.
+    """
+    on_gpu = any(not device.startswith("cpu") for device in devices)
+    if precision.requested != "auto" or precision.resolved == "float32" or on_gpu:
+        return precision
+    reason = f"{precision.reason}, but the backend cannot use it"
+    return schema.Precision(requested="auto", resolved="float32", reason=reason)
+
+
 def gpu_compute_capability() -> tuple[str, float] | None:
     """Return the first NVIDIA GPU's name and compute capability, or None where there is none."""
     tool = shutil.which("nvidia-smi")

@@ -67,37 +67,38 @@ class Reporter:
         done, since = self._last
         if step > done and now > since:
             self.rate = (step - done) * self.batch_size / (now - since)
-        said = self._line(step, loss, accuracy)
-        if self._bar:
-            self._bar.update(self._task, completed=step, said=said)
-        if step % LINE_EVERY == 0 or step == self.steps:
-            self.console.print(
-                f"epoch {self.epoch}/{self.epochs}  step {step}/{self.steps}  {said}",
-                highlight=False, soft_wrap=True,
-            )  # fmt: skip
-            self._marks = (step, loss * step)
-            self._last = (step, now)
-
-    def _line(self, step: int, loss: float, accuracy: float) -> str:
         start, total = self._marks
         recent = (loss * step - total) / max(1, step - start)
+        said = f"loss {recent:.4f}  accuracy {accuracy:.4f}  {self._pace(step)}"
+        if self._bar:
+            self._bar.update(self._task, completed=step, said=said)
+        if step % LINE_EVERY == 0:
+            self._print(f"step {step}/{self.steps}  {said}")
+            self._marks, self._last = (step, loss * step), (step, now)
+
+    def _pace(self, step: int) -> str:
         left = (self.epochs - self.epoch) * self.steps + self.steps - step
         eta = left * self.batch_size / self.rate if self.rate else math.inf
-        return (
-            f"loss {recent:.4f}  accuracy {accuracy:.4f}  {self.rate:,.0f} images/s  "
-            f"ETA {duration(eta)}"
+        return f"{self.rate:,.0f} images/s  ETA {duration(eta)}"
+
+    def _print(self, text: str, **more: Any) -> None:
+        self.console.print(
+            f"epoch {self.epoch}/{self.epochs}  {text}", highlight=False, soft_wrap=True, **more
         )
 
     def epoch_ended(self, row: dict[str, Any], seconds: float) -> None:
         """Show an epoch's row of `metrics.csv`."""
         self.close()
-        shown = [f"{k} {row[k]:.4f}" for k in ("loss", "accuracy", "val_loss", "val_accuracy")
-                 if row.get(k) is not None]  # fmt: skip
-        self.console.print(
-            f"epoch {row['epoch']}/{self.epochs}  {'  '.join(shown)}  "
-            f"learning rate {row['learning_rate']:.3g}  {duration(seconds)}",
-            highlight=False, soft_wrap=True, style="bold",
-        )  # fmt: skip
+        shown = [
+            f"{k} {row[k]:.4f}"
+            for k in ("loss", "accuracy", "val_loss", "val_accuracy")
+            if row.get(k) is not None
+        ]
+        self._print(
+            f"{'  '.join(shown)}  learning rate {row['learning_rate']:.3g}  {duration(seconds)}  "
+            f"{self._pace(self.steps)}",
+            style="bold",
+        )
 
     def close(self) -> None:
         """Take the bar off the screen."""

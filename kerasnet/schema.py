@@ -437,7 +437,7 @@ class Model(Strict):
     origin: str = Field("", description="paper and section")
     input: Shape = Field(description="height, width, channels")
     classes: Channels = 10
-    defaults: Defaults = Defaults()
+    defaults: Defaults = Field(default_factory=Defaults)
     stem: Steps = []
     stages: Annotated[list[Stage], Field(min_length=1, max_length=MAX_STAGES)]
     neck: Steps = []
@@ -558,12 +558,12 @@ class Recipe(Strict):
     epochs: Annotated[int, Field(ge=1, le=100_000)]
     batch_size: Annotated[int, Field(ge=1, le=65_536)]
     optimizer: Optimizer
-    schedule: Schedule = Constant()
+    schedule: Schedule = Field(default_factory=Constant)
     weight_decay: WeightDecay | None = None
     label_smoothing: Fraction = 0.0
     gradient_clip: Positive | None = Field(None, description="global norm (Pascanu et al. 2013)")
     ema: Ema | None = None
-    augment: Augment = Augment()
+    augment: Augment = Field(default_factory=Augment)
     validation_split: Annotated[float, Field(ge=0, le=0.5)] = 0.1
 
 
@@ -601,7 +601,7 @@ class Dataset(Strict):
         None, description="per channel, of pixels scaled to [0, 1]; measured on train if unset"
     )
     std: Annotated[list[Positive], Field(min_length=1, max_length=4)] | None = None
-    augment: Allowed = Allowed()
+    augment: Allowed = Field(default_factory=Allowed)
     archives: list[str] = Field([], description="archive file names that hold the same data")
 
     @model_validator(mode="after")
@@ -701,7 +701,7 @@ class RunConfig(Strict):
     horizon: Annotated[int, Field(ge=1)] = Field(description="epochs the schedule spans")
     data: DataConfig
     precision: Precision
-    execution: Execution = Execution()
+    execution: Execution = Field(default_factory=Execution)
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     weights: str | None = Field(None, description="file the first weights were read from")
     inference: Inference | None = Field(None, description="known once the data is read")

@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from kerasnet import data as datasets
-from kerasnet import schema
+from kerasnet import precision, schema
 from kerasnet.build import build
 from kerasnet.config import plan as plan_of
 from kerasnet.convert import load_weights, save_weights
@@ -323,9 +323,17 @@ def fit(
     config = run.config
     keras.utils.set_random_seed(config.seed)
     data = _read_data(config)
-    config = config.model_copy(update={"inference": data.source.inference})
+    devices = list(keras.distribution.list_devices())
+    known: dict[str, Any] = {
+        "inference": data.source.inference,
+        "precision": precision.confirm(config.precision, devices),
+    }
+    if known["precision"] != config.precision:
+        console.print(f"precision float32 ({known['precision'].reason})", highlight=False)
+    config = config.model_copy(update=known)
     run.write_config(config)
-    run.write_environment({"data": data.source.located.remark})
+    run.write_environment({"backend": keras.backend.backend(), "devices": devices,
+                           "data": data.source.located.remark})  # fmt: skip
     model = make_model(config)
     recorder = _train(run, config, model, data, console, on_epoch)
     summary = _summary(run, config, data, recorder, time.monotonic() - began)
