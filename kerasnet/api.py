@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kerasnet import schema
-from kerasnet.errors import BadInputError
+from kerasnet.errors import BadInputError, InterruptedRunError
 from kerasnet.registry import Registry, load_registry
 from kerasnet.runs import Run, create_run
 
@@ -57,22 +57,18 @@ def create_model(
     from kerasnet import backend
 
     backend.load()
-    from kerasnet.build import build
+    from kerasnet.build import build, feature_model
     from kerasnet.convert import load_weights
     from kerasnet.plan import plan_model
 
     registry = registry or load_registry()
     plan = plan_model(registry.architecture(name), input_shape, classes)
-    options: dict[str, Any] = {"policy": policy, "seed": seed}
-    if features is False:
-        model = build(plan, **options)
-        metadata = load_weights(model, weights) if weights else {}
-    else:
-        if preprocessing:
-            raise BadInputError("`features` and `preprocessing` exclude each other")
-        if weights:
-            raise BadInputError("load weights into the whole model, then take its features")
-        return build(plan, features=features, **options)
+    if features is not False and preprocessing:
+        raise BadInputError("`features` and `preprocessing` exclude each other")
+    model = build(plan, policy=policy, seed=seed)
+    metadata = load_weights(model, weights) if weights else {}
+    if features is not False:
+        return feature_model(model, plan, features)
     if preprocessing is False:
         return model
     return with_preprocessing(model, _inference(preprocessing, metadata, registry, model))
@@ -171,7 +167,13 @@ def train_run(run: Run, console: Console | None = None) -> dict[str, Any]:
     from kerasnet.report import write_report
     from kerasnet.train import fit as train
 
-    result = train(run, console=console)
+    try:
+        result = train(run, console=console)
+    except KeyboardInterrupt as error:
+        kept = f"its last weights are {run.last_weights}" if run.last_weights.exists() else ""
+        raise InterruptedRunError(
+            f"{run.path}: interrupted; {kept or 'no epoch had ended'}"
+        ) from error
     write_report(run.path)
     return result
 

@@ -34,12 +34,15 @@ def load() -> None:
 
                 tf.config.list_physical_devices()
                 keras.backend.backend()
-        except ImportError as error:
+                # Its warnings speak of tracing, which is no user's concern.
+                tf.get_logger().setLevel("ERROR")
+        # A broken installation fails in many ways; each must show what it printed.
+        except Exception as error:
             log.seek(0)
             said = log.read().decode(errors="replace").strip()
             raise EnvironmentFaultError(
-                f"TensorFlow cannot be loaded: {error}\n{said}\nInstall kerasnet again in a fresh "
-                "environment"
+                f"the backend '{name()}' cannot be loaded: {error}\n{said}\nInstall kerasnet again in "
+                "a fresh environment, or set KERAS_BACKEND to tensorflow"
             ) from error
 
 

@@ -24,7 +24,6 @@ def build(
     layers: LayerSet = "stock",
     policy: str = "float32",
     seed: int | None = None,
-    features: bool | Iterable[str] = False,
 ) -> keras.Model:
     """Build a model that takes normalised images and returns logits.
 
@@ -35,24 +34,38 @@ def build(
         policy: dtype policy of every layer but the float32 head.
         seed: makes the initial weights and dropout reproducible. Each variable's values depend on
             the seed and the variable's name only, so that changing one layer leaves the others'.
-        features: True, or names of layers: the model returns a dict of those layers' outputs
-            (True: of every stage's, by `stage1`, `stage2`, …) instead of logits.
 
     Returns:
         A functional model: float32 (batch, height, width, channels) → float32 (batch, classes).
+    """
+    import keras
+
+    tensors = {"input": keras.Input(plan.input_shape, name="input")}
+    apply(plan.layers[1:], tensors, layers=layers, policy=policy, seed=seed)
+    return keras.Model(tensors["input"], tensors[plan.output.name], name=plan.name)
+
+
+def feature_model(
+    model: keras.Model, plan: Plan, features: bool | Iterable[str] = True
+) -> keras.Model:
+    """Return a model that shares another's layers and gives what lies inside it.
+
+    Args:
+        model: what `build` made of the plan.
+        plan: the plan.
+        features: True for every stage's output, by `stage1`, `stage2`, …; or names of layers.
+
+    Returns:
+        A functional model that returns a dict of tensors by name.
 
     Raises:
         BadInputError: `features` names a layer there is not.
     """
     import keras
 
-    tensors = {"input": keras.Input(plan.input_shape, name="input")}
-    apply(plan.layers[1:], tensors, layers=layers, policy=policy, seed=seed)
-    if features is False:
-        return keras.Model(tensors["input"], tensors[plan.output.name], name=plan.name)
     wanted = _feature_names(plan, features)
-    outputs = {key: tensors[name] for key, name in wanted.items()}
-    return keras.Model(tensors["input"], outputs, name=f"{plan.name}_features")
+    outputs = {key: model.get_layer(name).output for key, name in wanted.items()}
+    return keras.Model(model.inputs[0], outputs, name=f"{plan.name}_features")
 
 
 def _feature_names(plan: Plan, features: bool | Iterable[str]) -> dict[str, str]:
@@ -209,7 +222,8 @@ def build_block(
         x: Keras tensor (batch, height, width, channels).
         width: what `width` means in the block's filters.
         stride: of the convolution that takes it, and of the shortcut.
-        name: prefix of the layers' names; the block's name if not given.
+        name: prefix of the layers' names; the block's name if not given. A model that has the
+            block twice needs two names.
         registry: where the block is; the built-in one if not given.
         policy: dtype policy of the layers; Keras's global one if not given.
         seed: of the initial weights.

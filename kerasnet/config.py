@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from kerasnet import __version__, backend, data, precision, schema
+from kerasnet.convert import check_weights
 from kerasnet.document import DocumentError, Problem, problems_of, read, validate
 from kerasnet.errors import BadInputError, did_you_mean
 from kerasnet.plan import Plan, plan_model
@@ -55,10 +55,12 @@ def resolve(
     chosen = registry.recipes[recipe_name]
     folder = _text(data_dir)
     located = data.locate(dataset, spec, folder)
-    classes = spec.classes or located.classes
-    if classes is None:
-        classes = data.load_dataset(dataset, spec=spec, data_dir=folder).classes
-    channels = spec.image[2] if spec.image else located.channels or architecture.model.input[2]
+    classes, channels = spec.classes or located.classes, located.channels
+    if classes is None or channels is None:
+        # Only a data set that nobody described and that is still to be downloaded comes here.
+        backend.load()
+        opened = data.load_dataset(dataset, spec=spec, data_dir=folder)
+        classes, channels = opened.classes, opened.image_shape[2]
     config = schema.RunConfig(
         kerasnet=__version__,
         architecture=architecture,
@@ -81,19 +83,29 @@ def resolve(
 
 
 def _text(path: str | os.PathLike[str] | None) -> str | None:
-    return None if path is None else os.fspath(path)
+    # Absolute, so that the configuration means the same from any folder.
+    return None if path is None else os.path.abspath(os.path.expanduser(os.fspath(path)))
 
 
 def check(config: schema.RunConfig) -> Plan:
-    """Return the plan of a run, having looked for its data and its weights file.
+    """Return the plan of a run, having held its data and its weights file against it.
 
     Raises:
-        BadInputError: the data or the weights are not there, or the model does not fit the input.
+        BadInputError: the data or the weights are not there or do not fit, or the model does not
+            fit the input.
     """
-    if config.weights and not Path(config.weights).is_file():
-        raise BadInputError(f"{config.weights}: there is no such weights file (--weights)")
-    data.locate(config.data.name, config.data.spec, config.data.data_dir)
-    return plan(config)
+    located = data.locate(config.data.name, config.data.spec, config.data.data_dir)
+    found = {"classes": located.classes, "channels": located.channels}
+    for what, have in (("classes", config.classes), ("channels", config.input[2])):
+        if found[what] is not None and found[what] != have:
+            raise BadInputError(
+                f"data set '{config.data.name}' has {found[what]} {what}, but the configuration "
+                f"says {have}"
+            )
+    made = plan(config)
+    if config.weights:
+        check_weights(made, config.weights)
+    return made
 
 
 def plan(config: schema.RunConfig) -> Plan:
@@ -148,4 +160,12 @@ def read_config(file: str | os.PathLike[str]) -> schema.RunConfig:
     Raises:
         DocumentError: it is no configuration; with line and column of each problem.
     """
-    return validate(schema.RunConfig, read(file))
+    document = read(file)
+    try:
+        return validate(schema.RunConfig, document)
+    except DocumentError as error:
+        wrote = document.data.get("kerasnet")
+        if wrote == __version__:
+            raise
+        hint = f"it was written by kerasnet {wrote}; this is {__version__}"
+        raise DocumentError([*error.problems, Problem((), f"{file}: {hint}")]) from error

@@ -6,8 +6,10 @@ layer's file. A safetensors file is read without executing anything in it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,8 @@ from kerasnet.files import write_atomically
 
 if TYPE_CHECKING:
     import keras
+
+    from kerasnet.plan import Plan
 
 
 def weight_variables(model: keras.Model) -> dict[str, Any]:
@@ -62,14 +66,9 @@ def save_arrays(
     write_atomically(Path(file), save(arrays, metadata=header))
 
 
-def read_arrays(
-    file: str | os.PathLike[str],
-) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
-    """Return the arrays of a safetensors file by name, and its metadata.
-
-    Raises:
-        BadInputError: the file is missing, truncated or of another kind.
-    """
+@contextlib.contextmanager
+def _opened(file: str | os.PathLike[str]) -> Iterator[Any]:
+    """Open a safetensors file, every failure a BadInputError."""
     from safetensors import SafetensorError, safe_open
 
     path = Path(file)
@@ -82,10 +81,22 @@ def read_arrays(
         )
     try:
         with safe_open(path, framework="numpy") as opened:
-            arrays = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-            header = opened.metadata() or {}
+            yield opened
     except (SafetensorError, OSError) as error:
         raise BadInputError(f"{file}: not a readable safetensors file: {error}") from error
+
+
+def read_arrays(
+    file: str | os.PathLike[str],
+) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
+    """Return the arrays of a safetensors file by name, and its metadata.
+
+    Raises:
+        BadInputError: the file is missing, truncated or of another kind.
+    """
+    with _opened(file) as opened:
+        arrays = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+        header = opened.metadata() or {}
     return arrays, {key: _json(value) for key, value in header.items()}
 
 
@@ -107,27 +118,48 @@ def load_weights(model: keras.Model, file: str | os.PathLike[str]) -> dict[str, 
     """
     arrays, metadata = read_arrays(file)
     variables = weight_variables(model)
-    problems = _mismatches(arrays, variables)
-    if problems:
-        shown = problems[:10] + ([f"… and {len(problems) - 10} more"] if problems[10:] else [])
-        raise BadInputError(f"{file} does not fit {model.name}:\n  " + "\n  ".join(shown))
+    expected = {key: tuple(variable.shape) for key, variable in variables.items()}
+    problems = _mismatches({key: array.shape for key, array in arrays.items()}, expected)
+    problems += [
+        f"{key}: has values that are not finite"
+        for key, array in arrays.items()
+        if not np.isfinite(array).all()
+    ]
+    _refuse(problems, file, model.name)
     for key, variable in variables.items():
         variable.assign(arrays[key])
     return metadata
 
 
-def _mismatches(arrays: dict[str, Any], variables: dict[str, Any]) -> list[str]:
-    missing = [k for k in variables if k not in arrays]
-    left_over = [k for k in arrays if k not in variables]
-    problems = [f"missing: {key}. {did_you_mean(key, left_over)}" for key in missing]
+def check_weights(plan: Plan, file: str | os.PathLike[str]) -> None:
+    """Hold a weights file's names and shapes against a plan, without Keras.
+
+    Raises:
+        BadInputError: as `load_weights`, but for values, which are not read.
+    """
+    with _opened(file) as opened:
+        shapes = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
+    _refuse(_mismatches(shapes, plan.variables()), file, plan.name)
+
+
+def _refuse(problems: list[str], file: str | os.PathLike[str], model: str) -> None:
+    if problems:
+        shown = problems[:10] + ([f"… and {len(problems) - 10} more"] if problems[10:] else [])
+        raise BadInputError(f"{file} does not fit {model}:\n  " + "\n  ".join(shown))
+
+
+def _mismatches(
+    received: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
+) -> list[str]:
+    """Return what is missing, left over, or of another shape."""
+    left_over = [key for key in received if key not in expected]
+    problems = [
+        f"missing: {key}. {did_you_mean(key, left_over)}" for key in expected if key not in received
+    ]
     problems += [f"left over: {key}" for key in left_over]
-    for key, variable in variables.items():
-        if key not in arrays:
-            continue
-        if tuple(arrays[key].shape) != tuple(variable.shape):
-            problems.append(
-                f"{key}: expected shape {tuple(variable.shape)}, received {arrays[key].shape}"
-            )
-        elif not np.isfinite(arrays[key]).all():
-            problems.append(f"{key}: has values that are not finite")
+    problems += [
+        f"{key}: expected shape {shape}, received {received[key]}"
+        for key, shape in expected.items()
+        if key in received and tuple(received[key]) != tuple(shape)
+    ]
     return problems

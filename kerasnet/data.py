@@ -917,8 +917,9 @@ def dataset_spec(name: str, datasets: Mapping[str, schema.Dataset]) -> schema.Da
     """
     if name in datasets:
         return datasets[name]
-    if name and Path(name).expanduser().is_dir():
-        folder = str(Path(name).expanduser().resolve())
+    # os.path leaves `~nobody` as it is where pathlib raises.
+    if name and os.path.isdir(os.path.expanduser(name)):
+        folder = str(Path(os.path.expanduser(name)).resolve())
         return schema.Dataset(source=schema.DatasetSource(type="folder", name=folder))
     near = did_you_mean(name, datasets)
     if not _TFDS_NAME.fullmatch(name):
@@ -939,7 +940,7 @@ def search_places(data_dir: str | Path | None) -> list[Path]:
     need not exist.
     """
     named = [data_dir, os.environ.get("KERASNET_DATA_DIR"), os.environ.get("TFDS_DATA_DIR")]
-    places = [Path(p).expanduser().absolute() for p in named if p]
+    places = [Path(os.path.expanduser(p)).absolute() for p in named if p]
     return list(dict.fromkeys([*places, Path.home() / "tensorflow_datasets"]))
 
 
@@ -955,6 +956,11 @@ def locate(name: str, spec: schema.Dataset, data_dir: str | Path | None = None) 
         BadInputError: it is nowhere, with every place looked at and the ways out; or what was found
             is incomplete or damaged.
     """
+    if data_dir and not os.path.isdir(os.path.expanduser(data_dir)):
+        raise BadInputError(
+            f"--data-dir {data_dir}: there is no such folder; make it, if '{name}' is to be "
+            "downloaded into it"
+        )
     if spec.source.type == "digits":
         return _described("digits", None, _Digits(), spec, "scikit-learn's digits")
     if spec.source.type == "folder":
@@ -1006,7 +1012,7 @@ def _described(
 
 
 def _locate_folder(name: str, spec: schema.Dataset, data_dir: str | Path | None) -> Located:
-    named = Path(spec.source.name or name).expanduser()
+    named = Path(os.path.expanduser(spec.source.name or name))
     tried = list(dict.fromkeys([named.absolute(), *(p / named for p in search_places(data_dir))]))
     for folder in tried:
         if folder.is_dir():
@@ -1051,7 +1057,7 @@ def _find_prepared(source: str, places: list[Path], spec: schema.Dataset) -> Loc
 
 def _archive_places(places: list[Path]) -> list[Path]:
     home = os.environ.get("KERAS_HOME")
-    keras = (Path(home).expanduser() if home else Path.home() / ".keras") / "datasets"
+    keras = (Path(os.path.expanduser(home)) if home else Path.home() / ".keras") / "datasets"
     return list(dict.fromkeys([*(p for x in places for p in (x, x.parent)), keras]))
 
 

@@ -18,6 +18,9 @@ from kerasnet.errors import BadInputError, did_you_mean
 # A registry of a hundred families is about 100 KB.
 MAX_BYTES = 4_000_000
 MAX_DEPTH = 50
+MAX_BITS = 64
+# Keys of which a map has one: the initialisers of `kerasnet.schema`.
+ALTERNATIVES = {"variance_scaling", "normal", "uniform", "constant"}
 
 DocPath = tuple[str | int, ...]
 T = TypeVar("T", bound=BaseModel)
@@ -94,14 +97,13 @@ def read(file: str | os.PathLike[str]) -> Document:
     """
     path = Path(file)
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise _fail(
-                Place(str(file), 1, 1),
-                f"{path.stat().st_size:,} bytes; at most {MAX_BYTES:,} are read",
-            )
-        raw = path.read_bytes()
-    except OSError as error:
-        raise BadInputError(f"{file}: cannot be read: {error.strerror or error}") from error
+        with path.open("rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise BadInputError(f"{file}: cannot be read: {said}") from error
+    if len(raw) > MAX_BYTES:
+        raise _fail(Place(str(file), 1, 1), f"longer than the {MAX_BYTES:,} bytes that are read")
     return parse(raw, str(file))
 
 
@@ -202,7 +204,10 @@ def _scalar(node: Any, fail: Any) -> Any:
         if tag == "bool":
             return text.lower() == "true"
         if tag == "int":
-            return int(text, 0 if text[:2] in ("0o", "0x") else 10)
+            number = int(text, 0 if text[:2] in ("0o", "0x") else 10)
+            if number.bit_length() > MAX_BITS:
+                raise ValueError(f"longer than {MAX_BITS} bits")
+            return number
         if tag == "float":
             return _float(text)
     except ValueError as error:
@@ -339,6 +344,10 @@ def merge(parent: Any, child: Any) -> Any:
     if not (isinstance(parent, Mapping) and isinstance(child, Mapping)):
         return child
     if "type" in child and "type" in parent and child["type"] != parent["type"]:
+        return child
+    # `{normal: ...}` is another initialiser than `{constant: ...}`, not a field more of it.
+    alternatives = len(parent) == len(child) == 1 and {*parent, *child} <= ALTERNATIVES
+    if alternatives and parent.keys() != child.keys():
         return child
     return {**parent, **{k: merge(parent[k], v) if k in parent else v for k, v in child.items()}}
 

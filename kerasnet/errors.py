@@ -33,6 +33,12 @@ class EnvironmentFaultError(KerasnetError):
     exit_code = 4
 
 
+class InterruptedRunError(KerasnetError):
+    """The user pressed Ctrl-C."""
+
+    exit_code = 130
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a sentence naming the nearest known name, or listing all of them.
 

@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from kerasnet.errors import EnvironmentFaultError
+from kerasnet.errors import BadInputError, EnvironmentFaultError
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -24,6 +24,41 @@ def shipped(name: str) -> Path:
         if path.exists():
             return path
     raise FileNotFoundError(f"kerasnet's own '{name}' is missing: the installation is incomplete")
+
+
+def check_new(folder: str | os.PathLike[str]) -> None:
+    """Check that a folder can be used for new results.
+
+    Raises:
+        BadInputError: there is a file of this name, or the folder is not empty.
+        EnvironmentFaultError: it cannot be looked at.
+    """
+    path = Path(folder)
+    try:
+        if path.is_dir():
+            if any(path.iterdir()):
+                raise BadInputError(
+                    f"{path}: already there and not empty; choose another folder with --out"
+                )
+        elif path.exists() or path.is_symlink():
+            raise BadInputError(f"{path}: is a file; choose a folder with --out")
+    except OSError as error:
+        raise EnvironmentFaultError(f"{path}: {error.strerror or error}") from error
+
+
+def make_folder(folder: str | os.PathLike[str]) -> Path:
+    """Make a folder and those above it; one that is there is left as it is.
+
+    Raises:
+        EnvironmentFaultError: it cannot be made.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnvironmentFaultError(
+            f"{folder}: cannot be made: {error.strerror or error}. Choose another folder with --out"
+        ) from error
+    return Path(folder)
 
 
 def write_atomically(file: Path, content: bytes) -> None:

@@ -10,10 +10,12 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from kerasnet import schema
 from kerasnet.document import DocPath, DocumentError, Problem
+from kerasnet.errors import BadInputError
 
 Shape = tuple[int, ...]
 
@@ -67,6 +69,10 @@ class Plan:
     layers: tuple[Layer, ...]
     features: tuple[str, ...] = ()
 
+    @cached_property
+    def _by_name(self) -> dict[str, Layer]:
+        return {layer.name: layer for layer in self.layers}
+
     @property
     def output(self) -> Layer:
         """The last layer."""
@@ -86,7 +92,31 @@ class Plan:
 
     def layer(self, name: str) -> Layer:
         """Return the layer of this name; KeyError where there is none."""
-        return next((x for x in self.layers if x.name == name), None) or _no_layer(name)
+        return self._by_name[name]
+
+    def variables(self) -> dict[str, Shape]:
+        """Return the shape of every weight by `layer/variable`, as weights files are keyed."""
+        return {
+            f"{layer.name}/{name}": shape
+            for layer in self.layers
+            for name, shape in self._layer_variables(layer).items()
+        }
+
+    def _layer_variables(self, layer: Layer) -> dict[str, Shape]:
+        options, out = layer.options, layer.output_shape[-1:]
+        if layer.type == "BatchNormalization":
+            affine = {"gamma": options["scale"], "beta": options["center"]}
+            kept = [name for name, there in affine.items() if there]
+            return dict.fromkeys((*kept, "moving_mean", "moving_variance"), out)
+        if layer.type not in ("Conv2D", "Dense"):
+            return {}
+        channels = self.layer(layer.inputs[0]).output_shape[-1]
+        bias = {"bias": out} if options["use_bias"] else {}
+        if layer.type == "Dense":
+            return {"kernel": (channels, *out), **bias}
+        assert layer.kernel is not None
+        kernel = (layer.kernel, layer.kernel, channels // options["groups"], *out)
+        return {"kernel": kernel, **bias}
 
     def feature_shapes(self) -> dict[str, Shape]:
         """Return the output shape of every stage, by `stage1`, `stage2`, …"""
@@ -117,10 +147,6 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _no_layer(name: str) -> Layer:
-    raise KeyError(name)
-
-
 # ---------------------------------------------------------------------------- tracing
 
 
@@ -148,6 +174,7 @@ class _Tracer:
                             f"{MAX_LAYER_PARAMS:,}")  # fmt: skip
         if len(self.layers) >= MAX_LAYERS:
             raise self.fail(f"more than {MAX_LAYERS:,} layers")
+        assert name not in self.layers, name
         self.layers[name] = Layer(
             name, kind, tuple(inputs), tuple(shape), stage=self.stage, block=self.block, **more
         )
@@ -333,7 +360,7 @@ def _kind(step: Any) -> str:
 
 
 def _role(step: Any) -> str:
-    if isinstance(step, schema.DenseStep) and step.dense.units == "classes":
+    if schema.is_classifier(step):
         return "logits"
     return _ROLES[_kind(step)]
 
@@ -506,8 +533,8 @@ def plan_model(
     """
     model = architecture.model
     base: DocPath = ("models", architecture.name)
-    shape = tuple(input_shape or model.input)
-    classes = classes or model.classes
+    shape = _input_shape(model.input if input_shape is None else input_shape)
+    classes = _count("classes", model.classes if classes is None else classes)
     t = _Tracer(shape, model.defaults, architecture.norms)
     t.stage = "stem"
     x = _trace_steps(t, "stem", model.stem, t.input, classes, (*base, "stem"))
@@ -560,10 +587,28 @@ def plan_block(
     Raises:
         DocumentError: as `plan_model`.
     """
-    t = _Tracer(tuple(input_shape), defaults or schema.Defaults(), norms or {})
+    shape = _input_shape(input_shape)
+    width, stride = _count("width", width), _count("stride", stride)
+    t = _Tracer(shape, defaults or schema.Defaults(), norms or {})
     t.stage, t.path = name, ("blocks", name)
     _trace_block(t, name, block, t.input, width, stride, first=True)
-    return Plan(name, tuple(input_shape), tuple(t.layers.values()))
+    return Plan(name, shape, tuple(t.layers.values()))
+
+
+def _count(what: str, value: Any) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise BadInputError(f"{what} must be a whole number. Received: {value!r}")
+    if not 1 <= int(value) <= schema.MAX_CHANNELS:
+        raise BadInputError(f"{what} must lie in 1…{schema.MAX_CHANNELS}. Received: {value!r}")
+    return int(value)
+
+
+def _input_shape(shape: Sequence[int]) -> Shape:
+    if len(shape) != 3:
+        raise BadInputError(
+            f"the input shape is (height, width, channels). Received: {tuple(shape)}"
+        )
+    return tuple(map(_count, ("the input's height", "the input's width", "channels"), shape))
 
 
 def check_expectations(model: schema.Model, plan: Plan) -> list[str]:

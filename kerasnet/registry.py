@@ -16,6 +16,9 @@ from kerasnet.document import Document, DocumentError, Problem, merge, read, val
 from kerasnet.errors import BadInputError, EnvironmentFaultError, did_you_mean
 from kerasnet.files import shipped, write_atomically
 
+# Entries that may extend one another in a row.
+MAX_CHAIN = 50
+
 T = TypeVar("T", bound=schema.Strict)
 
 _SINGULAR = {
@@ -76,10 +79,14 @@ class Registry:
         """
         model = self.models[name]
         problems = list(self._dangling(name, model))
+        for block in {stage.block for stage in model.stages if stage.block in self.blocks}:
+            problems += self._dangling_norms(block)
         if problems:
             raise DocumentError(problems)
         blocks = {stage.block: self.blocks[stage.block] for stage in model.stages}
-        norms = {n: self.norms[n] for n in _norms_used(model, blocks) if n != "none"}
+        used = {norm for _, norm in _norms_of_model(model)}
+        used |= {norm for block in blocks.values() for _, norm in _norms_of_block(block)}
+        norms = {norm: self.norms[norm] for norm in sorted(used) if norm != "none"}
         return schema.Architecture(name=name, model=model, blocks=blocks, norms=norms)
 
     def recipe_for(self, model: str, dataset: str) -> str:
@@ -107,9 +114,28 @@ class Registry:
                     section[name]
                 except DocumentError as error:
                     found += error.problems
+        for name in self.blocks:
+            found += self._dangling_norms(name)
         for name in self.models:
             found += self._model_problems(name)
-        return sorted(found, key=lambda p: (p.place is None, p.place or ()))
+        unique = dict.fromkeys(found)
+        return sorted(unique, key=lambda p: (p.place is None, p.place or ()))
+
+    def _dangling_norms(self, block: str) -> list[Problem]:
+        try:
+            named = list(_norms_of_block(self.blocks[block]))
+        except DocumentError:
+            return []  # told already
+        paths = [(("blocks", block, *path), norm) for path, norm in named]
+        return [
+            Problem(
+                path,
+                f"there is no norm '{norm}'. {did_you_mean(norm, self.norms)}",
+                self.document.place(path),
+            )
+            for path, norm in paths
+            if norm not in self.norms and norm != "none"
+        ]
 
     def _model_problems(self, name: str) -> list[Problem]:
         from kerasnet.plan import check_expectations, plan_model
@@ -141,22 +167,38 @@ class Registry:
                 yield missing(("recipes", dataset), "recipe", recipe, self.recipes)
             if dataset != "*" and dataset not in self.datasets:
                 yield missing(("recipes", dataset), "data set", dataset, self.datasets)
-        blocks = {s.block: self.blocks[s.block] for s in model.stages if s.block in self.blocks}
-        for norm in _norms_used(model, blocks):
+        for path, norm in _norms_of_model(model):
             if norm not in self.norms and norm != "none":
-                yield missing(("defaults", "norm"), "norm", norm, self.norms)
+                yield missing(path, "norm", norm, self.norms)
 
 
-def _norms_used(model: schema.Model, blocks: Mapping[str, schema.Block]) -> set[str]:
-    used = {model.defaults.norm}
-    steps = [*model.stem, *model.neck, *model.head, *(s for st in model.stages for s in st.after)]
-    used |= {s.norm.name for s in steps if isinstance(s, schema.NormStep) and s.norm.name}
-    for block in blocks.values():
-        used |= {conv.norm for conv in block.convs if isinstance(conv.norm, str)}
-        if isinstance(block.shortcut, schema.ProjectShortcut):
-            norm = block.shortcut.project.norm
-            used |= {norm} if isinstance(norm, str) else set()
-    return used
+_Named = Iterator[tuple[tuple[str | int, ...], str]]
+
+
+def _norms_of_model(model: schema.Model) -> _Named:
+    """Yield the path and the name of each norm that a model itself names."""
+    yield ("defaults", "norm"), model.defaults.norm
+    lists: list[tuple[tuple[str | int, ...], list[Any]]] = [
+        (("stem",), model.stem),
+        (("neck",), model.neck),
+        (("head",), model.head),
+        *((("stages", i, "after"), stage.after) for i, stage in enumerate(model.stages)),
+    ]
+    for path, steps in lists:
+        for i, step in enumerate(steps):
+            if isinstance(step, schema.NormStep) and step.norm.name:
+                yield (*path, i), step.norm.name
+
+
+def _norms_of_block(block: schema.Block) -> _Named:
+    """Yield the path and the name of each norm that a block names."""
+    for i, conv in enumerate(block.convs):
+        if isinstance(conv.norm, str):
+            yield ("convs", i, "norm"), conv.norm
+    if isinstance(block.shortcut, schema.ProjectShortcut):
+        norm = block.shortcut.project.norm
+        if isinstance(norm, str):
+            yield ("shortcut", "project", "norm"), norm
 
 
 # ---------------------------------------------------------------------------- loading
@@ -178,8 +220,13 @@ def load_registry(file: str | None = None) -> Registry:
     """
     if file is None:
         return _built_in_registry()
-    own = _sections(read(file))
-    registry = Registry(_resolve(own, _read_built_in()))
+    return overlay(read(file))
+
+
+def overlay(document: Document) -> Registry:
+    """Return the built-in registry with a document laid over it; raises as `load_registry`."""
+    own = _sections(document)
+    registry = Registry(_resolve(own, _built_in()))
     problems = [p for p in registry.problems() if _belongs(p, own)]
     if problems:
         raise DocumentError(problems)
@@ -194,6 +241,7 @@ def _belongs(problem: Problem, own: Document) -> bool:
 def _sections(document: Document) -> Document:
     """Check that a document holds known sections, each a mapping of names to mappings."""
     problems = []
+    named = "expected a name of letters, digits and . _ + -, at most 100 of them"
 
     def report(path: tuple[str | int, ...], text: str) -> None:
         problems.append(Problem(path, text, document.place(path)))
@@ -205,7 +253,9 @@ def _sections(document: Document) -> Document:
             report((section,), "expected a mapping of names to entries")
         else:
             for name, entry in entries.items():
-                if not isinstance(entry, dict):
+                if not schema.NAME.fullmatch(name):
+                    report((section, name), f"{named}; received {name!r:.60}")
+                elif not isinstance(entry, dict):
                     report((section, name), f"expected a mapping, received {entry!r:.60}")
     if problems:
         raise DocumentError(problems)
@@ -232,15 +282,24 @@ class _Resolver:
 
     def __init__(self, own: Document, base: Document | None) -> None:
         self.own, self.base = own, base
+        self._done: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {}
+        self._places: dict[tuple[Any, ...], dict[tuple[str | int, ...], Any]] = {}
+        for path, place in own.places.items():
+            self._places.setdefault(path[:2], {})[path[2:]] = place
 
     def entry(self, section: str, name: str, chain: tuple[str, ...]) -> tuple[dict[str, Any], Any]:
         own = self.own.data.get(section, {})
         # An entry that extends its own name means the one of the base that it replaces.
         if name not in own or (chain and chain[-1] == name and self._in_base(section, name)):
             assert self.base is not None
-            return self.base.data[section][name], _below(self.base, section, name)
-        entry = own[name]
-        places = _below(self.own, section, name)
+            return self.base.data[section][name], {}
+        if (section, name) not in self._done:
+            self._done[section, name] = self._entry(section, name, chain)
+        return self._done[section, name]
+
+    def _entry(self, section: str, name: str, chain: tuple[str, ...]) -> tuple[dict[str, Any], Any]:
+        entry = self.own.data[section][name]
+        places = self._places[section, name]
         parent = entry.get("extends")
         if parent is None:
             return entry, places
@@ -262,13 +321,12 @@ class _Resolver:
             hint = did_you_mean(str(parent), known - {name})
             text = f"there is no {_SINGULAR[section]} '{parent}' to extend. {hint}"
             raise DocumentError([Problem(path, text, place)])
+        if len(chain) > MAX_CHAIN:
+            text = f"`extends` goes through more than {MAX_CHAIN} entries"
+            raise DocumentError([Problem(path, text, place)])
         if parent in chain and not (parent == name and self._in_base(section, parent)):
             loop = " → ".join([*chain[chain.index(parent) :], parent])
             raise DocumentError([Problem(path, f"`extends` goes in a circle: {loop}", place)])
-
-
-def _below(document: Document, section: str, name: str) -> dict[tuple[str | int, ...], Any]:
-    return {p[2:]: place for p, place in document.places.items() if p[:2] == (section, name)}
 
 
 def _read_built_in() -> Document:
@@ -317,7 +375,10 @@ def validate_file(file: str) -> dict[str, int]:
         space = validate(schema.Space, document)
         return {"parameters": len(space.parameters)}
     if "architecture" in document.data:
+        from kerasnet.plan import plan_model
+
         config = validate(schema.RunConfig, document)
-        return {"epochs": config.recipe.epochs}
-    load_registry(file)
+        plan = plan_model(config.architecture, config.input, config.classes)
+        return {"epochs": config.recipe.epochs, "layers": len(plan.layers)}
+    overlay(document)
     return {section: len(entries) for section, entries in document.data.items()}

@@ -14,7 +14,6 @@ import csv
 import io
 import json
 import math
-import os
 import re
 import unicodedata
 import warnings
@@ -30,6 +29,9 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kerasnet.errors import BadInputError, EnvironmentFaultError
+from kerasnet.files import write_atomically
+from kerasnet.progress import duration
+from kerasnet.runs import METRICS, TIMING
 from kerasnet.schema import RunConfig
 
 FloatArray = npt.NDArray[np.float64]
@@ -37,8 +39,6 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 Context = dict[str, Any]
 
-METRICS = ("epoch", "step", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
-TIMING = ("epoch", "seconds", "images_per_second", "validation_seconds")
 COMMAND = "kerasnet fit --config config.yaml"
 
 MATRIX_CLASSES = 20  # beyond this the cells of a confusion matrix are too small to read
@@ -405,20 +405,6 @@ def _number(value: float, digits: int = 4) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
 
 
-def _duration(seconds: float) -> str:
-    """Return seconds as `4.2 s`, `3 min 05 s` or `2 h 07 min`."""
-    if not math.isfinite(seconds):
-        return "–"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    # Rounded to minutes afresh, so that 59 min 59.6 s does not lose one.
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02d} min"
-
-
 def _plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
@@ -758,7 +744,7 @@ def _facts(run: _Run) -> list[tuple[str, str, str]]:
     if seconds is None and timing:
         seconds = float(np.nansum(timing["seconds"]))
     if seconds is not None:
-        facts.append(("Time", _duration(seconds), ""))
+        facts.append(("Time", duration(seconds), ""))
     speed = summary.images_per_second if summary else None
     if speed is None and timing and np.isfinite(timing["images_per_second"]).any():
         speed = float(np.nanmedian(timing["images_per_second"]))
@@ -1040,13 +1026,5 @@ def write_report(run: Path) -> Path:
     run = Path(run)
     page = _render(_read_run(run))
     target = run / "report.html"
-    # Beside the target, for a rename across file systems would not be atomic.
-    draft = run / f".report.html.{os.getpid()}.tmp"
-    try:
-        draft.write_text(page, encoding="utf-8", errors="replace", newline="\n")
-        os.replace(draft, target)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise EnvironmentFaultError(f"{target}: cannot be written: {error.strerror}.") from error
+    write_atomically(target, page.encode(errors="replace"))
     return target

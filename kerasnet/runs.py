@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from kerasnet import schema
+from kerasnet import __version__, schema
 from kerasnet.config import read_config
 from kerasnet.document import to_yaml
-from kerasnet.errors import BadInputError, EnvironmentFaultError
-from kerasnet.files import write_atomically
+from kerasnet.errors import BadInputError
+from kerasnet.files import check_new, make_folder, write_atomically
 
 METRICS = ("epoch", "step", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
 TIMING = ("epoch", "seconds", "images_per_second", "validation_seconds")
@@ -137,20 +137,14 @@ def create_run(path: str | os.PathLike[str] | None, config: schema.RunConfig) ->
         config: the resolved configuration.
 
     Raises:
-        BadInputError: the folder exists and is not empty.
+        BadInputError: the folder exists and is not empty, or is a file.
         EnvironmentFaultError: it cannot be made.
     """
     folder = Path(path) if path else default_folder(config)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BadInputError(
-            f"{folder}: already there and not empty; choose another folder with --out, or remove it"
-        )
-    try:
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EnvironmentFaultError(f"{folder}: cannot be made: {error.strerror}") from error
+    check_new(folder)
+    make_folder(folder / "checkpoints")
     run = Run(folder)
-    run.write_config(config)
+    run.write_config(config.model_copy(update={"kerasnet": __version__}))
     return run
 
 

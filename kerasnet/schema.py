@@ -1,8 +1,7 @@
 """What a registry, a search space and a run's configuration may say.
 
 Every document is strict: an unknown key, a value of the wrong type or a number out of its range is
-an error. The classes are exported as JSON Schema for editors (`Registry.model_json_schema()`).
-Nothing here imports Keras.
+an error. Nothing here imports Keras.
 """
 
 from __future__ import annotations
@@ -44,6 +43,7 @@ Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 Kernel = Annotated[int, Field(ge=1, le=64)]
 Stride = Annotated[int, Field(ge=1, le=64)]
 Padding = Annotated[int, Field(ge=0, le=64)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -94,7 +94,7 @@ class UniformInit(Strict):
 class ConstantInit(Strict):
     """`{constant: value}`."""
 
-    constant: Annotated[float, Field(allow_inf_nan=False)]
+    constant: Finite
 
 
 NamedInitializer = Literal[
@@ -447,6 +447,19 @@ class Model(Strict):
     )
     expect: Expect | None = None
 
+    @model_validator(mode="after")
+    def _one_classifier(self) -> Model:
+        parts = [self.stem, self.neck, self.head, *(stage.after for stage in self.stages)]
+        found = [step for part in parts for step in part if is_classifier(step)]
+        if len(found) != 1 or not is_classifier(self.head[-1]):
+            raise ValueError("the head must end in `dense: classes`, the model's only one")
+        return self
+
+
+def is_classifier(step: Any) -> bool:
+    """Whether a step is `dense: classes`."""
+    return isinstance(step, DenseStep) and step.dense.units == "classes"
+
 
 # ---------------------------------------------------------------------------- recipes
 
@@ -597,7 +610,7 @@ class Dataset(Strict):
     image: Shape | None = Field(None, description="height, width, channels; as stored if unset")
     classes: Annotated[int, Field(ge=2, le=MAX_CHANNELS)] | None = None
     class_names: list[str] | None = None
-    mean: Annotated[list[float], Field(min_length=1, max_length=4)] | None = Field(
+    mean: Annotated[list[Finite], Field(min_length=1, max_length=4)] | None = Field(
         None, description="per channel, of pixels scaled to [0, 1]; measured on train if unset"
     )
     std: Annotated[list[Positive], Field(min_length=1, max_length=4)] | None = None
@@ -621,15 +634,8 @@ class Dataset(Strict):
 # ---------------------------------------------------------------------------- the registry
 
 
-class Registry(Strict):
-    """A registry file: everything that names an architecture or a way to train it."""
-
-    norms: dict[str, Norm] = {}
-    blocks: dict[str, Block] = {}
-    models: dict[str, Model] = {}
-    recipes: dict[str, Recipe] = {}
-    datasets: dict[str, Dataset] = {}
-
+# Names become parts of file names and of layer names.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 SECTIONS: dict[str, type[Strict]] = {
     "norms": Norm,
@@ -647,10 +653,17 @@ PrecisionName = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 class Architecture(Strict):
     """A model with every block and norm it uses, so that it needs no registry."""
 
-    name: str
+    name: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
     model: Model
     blocks: dict[str, Block]
     norms: dict[str, Norm]
+
+    @model_validator(mode="after")
+    def _complete(self) -> Architecture:
+        unknown = {stage.block for stage in self.model.stages} - set(self.blocks)
+        if unknown:
+            raise ValueError(f"`blocks` lacks {', '.join(sorted(unknown))}, which a stage names")
+        return self
 
 
 class DataConfig(Strict):
@@ -674,7 +687,6 @@ class Execution(Strict):
     """How steps are run; nothing here changes what is learned."""
 
     layers: Literal["stock", "fast"] = "stock"
-    steps_per_execution: Annotated[int, Field(ge=1)] = 1
     jit_compile: bool = False
     evaluation_batch_size: Annotated[int, Field(ge=1)] = 500
 
@@ -682,9 +694,9 @@ class Execution(Strict):
 class Inference(Strict):
     """How an image becomes the model's input, and an output a named class."""
 
-    mean: list[float]
-    std: list[float]
-    resize: list[int] = Field(description="height, width")
+    mean: list[Finite]
+    std: list[Positive]
+    resize: list[Side] = Field(description="height, width")
     class_names: list[str]
     temperature: Positive = 1.0
 
@@ -714,8 +726,8 @@ class FloatRange(Strict):
     """A real number; `log: true` draws its logarithm uniformly."""
 
     type: Literal["float"]
-    min: float
-    max: float
+    min: Finite
+    max: Finite
     log: bool = False
 
 

@@ -290,7 +290,6 @@ def compile_model(model: keras.Model, config: schema.RunConfig, steps_per_epoch:
         loss=SmoothedCrossentropy(config.recipe.label_smoothing),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         jit_compile=config.execution.jit_compile,
-        steps_per_execution=config.execution.steps_per_execution,
     )
 
 
@@ -324,10 +323,11 @@ def fit(
     keras.utils.set_random_seed(config.seed)
     data = _read_data(config)
     devices = list(keras.distribution.list_devices())
-    known: dict[str, Any] = {
-        "inference": data.source.inference,
-        "precision": precision.confirm(config.precision, devices),
-    }
+    known: dict[str, Any] = {"inference": data.source.inference}
+    # A configuration with an inference block was run before: what it used then, it uses again.
+    known["precision"] = (
+        config.precision if config.inference else precision.confirm(config.precision, devices)
+    )
     if known["precision"] != config.precision:
         console.print(f"precision float32 ({known['precision'].reason})", highlight=False)
     config = config.model_copy(update=known)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import kerasnet
-from kerasnet.build import build, build_block
+from kerasnet.build import build, build_block, feature_model
 from kerasnet.convert import load_weights, save_weights, weight_variables
 from kerasnet.errors import BadInputError
 from kerasnet.plan import plan_model
@@ -56,6 +56,8 @@ def test_model_is_its_plan(name, layers):
         if layers == "stock":
             assert type(layer).__name__ == x.type
             assert type(layer).__module__.startswith("keras.")
+    shapes = {key: tuple(v.shape) for key, v in weight_variables(model).items()}
+    assert shapes == made.variables()
     assert model.count_params() == made.params["total"]
     assert tuple(model.output_shape[1:]) == made.output.output_shape
 
@@ -115,14 +117,15 @@ def test_initial_weights_have_the_declared_spread(name, key, std):
 
 
 def test_features_are_the_stage_outputs():
-    model = build(plan("resnet50"), features=True)
+    whole = build(plan("resnet50"))
+    model = feature_model(whole, plan("resnet50"))
     assert {k: tuple(v.shape[1:]) for k, v in model.output.items()} == plan(
         "resnet50"
     ).feature_shapes()
-    one = build(plan("resnet50"), features=["stem_pool"])
+    one = feature_model(whole, plan("resnet50"), ["stem_pool"])
     assert tuple(one.output["stem_pool"].shape[1:]) == (8, 8, 64)
     with pytest.raises(BadInputError, match="has no layer"):
-        build(plan("resnet50"), features=["stem_pol"])
+        feature_model(whole, plan("resnet50"), ["stem_pol"])
 
 
 def test_build_block_works_on_its_own():
@@ -229,6 +232,34 @@ def test_create_model_refuses_what_it_cannot_do():
         kerasnet.create_model("resnet5O")
     with pytest.raises(BadInputError, match="inference block"):
         kerasnet.create_model("resnet8", preprocessing=True)
+
+
+def test_features_come_with_the_weights_asked_for(tmp_path):
+    file = tmp_path / "w.safetensors"
+    whole = kerasnet.create_model("resnet8", seed=1)
+    save_weights(whole, file)
+    model = kerasnet.create_model("resnet8", weights=file, features=["head_logits"])
+    image = np.ones((1, 32, 32, 3), "float32")
+    np.testing.assert_allclose(
+        model.predict(image, verbose=0)["head_logits"], whole.predict(image, verbose=0), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"classes": 0}, "classes must lie in"),
+        ({"classes": 2.5}, "classes must be a whole number"),
+        ({"input_shape": (None, 32, 3)}, "height must be a whole number"),
+        ({"input_shape": (32, 32)}, r"Received: \(32, 32\)"),
+        ({"input_shape": (32, 32, 0)}, "channels must lie in"),
+    ],
+)
+def test_sizes_from_python_are_checked(arguments, said):
+    with pytest.raises(BadInputError, match=said):
+        kerasnet.create_model("resnet8", **arguments)
+    with pytest.raises(BadInputError, match="stride must lie in"):
+        build_block("basic", keras.Input((8, 8, 3)), width=4, stride=0)
 
 
 def test_list_models_globs():

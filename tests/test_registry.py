@@ -84,6 +84,19 @@ BROKEN: dict[str, tuple[bytes, int, int, str]] = {
     "expectation that does not hold": (
         MODEL.encode() + b"    expect: {trainable: 1}\n", 9, 5, "`trainable` is",
     ),
+    "no classifier": (MODEL.replace(", {dense: classes}", "").encode(), 2, 3, "end in `dense: cl"),
+    "two classifiers": (
+        MODEL.replace("    head", "    neck: [flatten, {dense: classes}]\n    head").encode(), 2, 3,
+        "the model's only one",
+    ),
+    "unknown norm of a block": (
+        text("blocks:\n  b: {convs: [{kernel: 3, norm: bnn}]}\n"), 2, 27, "Did you mean 'bn'?",
+    ),
+    "name that is a path": (MODEL.replace("tiny:", "../tiny:").encode(), 2, 3, "expected a name"),
+    "number beyond 64 bits": (MODEL.replace("width: 4", "width: " + "9" * 5000).encode(), 7, 31, ""),
+    "mean that is no number": (
+        text("datasets:\n  d: {source: {type: digits}, mean: [.nan], std: [1.0]}\n"), 2, 38, "finite",
+    ),
     "tabs": (b"models:\n\ttiny: {}\n", 2, 1, "spaces, not tabs"),
     "not YAML": (b"models: {a: [1, 2}\n", 1, 18, "not YAML"),
     "empty": (b"", 1, 1, "empty"),
@@ -159,6 +172,22 @@ def test_extends_merges_maps_and_replaces_lists_and_other_types():
     assert merge(parent, child) == {"a": {"x": 1, "y": 3}, "l": [9], "o": {"type": "sgd"}}
 
 
+def test_an_initialiser_replaces_another_through_extends(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "models: {v: {extends: vgg16, defaults: {kernel_init: {normal: {stddev: 0.01}}}}}\n"
+    )
+    assert load_registry(str(file)).models["v"].defaults.kernel_init.normal.stddev == 0.01
+
+
+def test_a_chain_of_extends_has_an_end(tmp_path):
+    file = tmp_path / "mine.yaml"
+    lines = [f"  r{i}: {{extends: r{i + 1}}}\n" for i in range(1200)]
+    file.write_text("recipes:\n" + "".join(lines) + "  r1200: {extends: default}\n")
+    with pytest.raises(DocumentError, match="more than 50 entries"):
+        load_registry(str(file))
+
+
 def test_yaml_is_read_as_1_2():
     data = parse(b"{a: 1e-5, b: no, c: 0o17, d: 0x1f, e: ~, f: true, g: .inf, h: 14_7}", "f").data
     assert data == {
@@ -166,7 +195,13 @@ def test_yaml_is_read_as_1_2():
     }  # fmt: skip
 
 
-scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.floats(allow_nan=False)
+    | st.text()
+)
 documents = st.dictionaries(
     st.text(min_size=1),
     st.recursive(

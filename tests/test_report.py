@@ -205,7 +205,7 @@ def test_ten_classes(ten: Path) -> None:
         f"{100 * low:.2f} – {100 * high:.2f} %",
         "of 1,000 test images",
         "271,098",
-        "18 min 05 s",
+        "18:05",
         "images stored as JPEG",
         "Confusion matrix",
         "Expected calibration error",
@@ -489,21 +489,6 @@ def test_expected_calibration_error() -> None:
         report.expected_calibration_error([], [])
     with pytest.raises(BadInputError):
         report.reliability([0.5], [True, False])
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [
-        (4.21, "4.2 s"),
-        (59.96, "1 min 00 s"),
-        (185, "3 min 05 s"),
-        (3599.6, "1 h 00 min"),
-        (7620, "2 h 07 min"),
-        (math.nan, "–"),
-    ],
-)
-def test_durations(seconds: float, said: str) -> None:
-    assert report._duration(seconds) == said
 
 
 def test_import_is_light() -> None:
