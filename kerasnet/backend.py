@@ -41,8 +41,8 @@ def load() -> None:
             log.seek(0)
             said = log.read().decode(errors="replace").strip()
             raise EnvironmentFaultError(
-                f"the backend '{name()}' cannot be loaded: {error}\n{said}\nInstall kerasnet again in "
-                "a fresh environment, or set KERAS_BACKEND to tensorflow"
+                f"the backend '{name()}' cannot be loaded: {error}\n{said}\nInstall kerasnet again "
+                "in a fresh environment, or set KERAS_BACKEND to tensorflow"
             ) from error
 
 

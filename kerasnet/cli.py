@@ -5,6 +5,7 @@ Commands that stop at the plan import neither TensorFlow nor Keras; the others i
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -182,7 +183,11 @@ def summary(
     if depth not in ("stage", "block", "layer"):
         raise BadInputError(f"--depth takes stage, block or layer, not '{depth}'")
     known = _registry(registry)
+    if explain and as_json:
+        raise BadInputError("--explain and --json exclude each other")
     if name is None:
+        if explain:
+            raise BadInputError("--explain needs the name of a model or a block")
         plans = [_plan(known, n, classes, input_size, width, stride) for n in known.models]
         if as_json:
             _print_json([plan.to_json() for plan in plans])
@@ -298,6 +303,7 @@ def fit(
 ) -> None:
     """Train a model and measure its test accuracy."""
     from kerasnet.config import check
+    from kerasnet.files import check_new
 
     resolved = _resolve(
         name, config, registry, recipe=recipe, dataset=dataset, data_dir=data_dir, epochs=epochs,
@@ -305,6 +311,8 @@ def fit(
         limit_train=limit_train, weights=weights,
     )  # fmt: skip
     plan = check(resolved)
+    if out:
+        check_new(out)
     if dry_run:
         _print_config(resolved, as_json)
         return
@@ -411,21 +419,16 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Measure the test accuracy of a run's weights again."""
-    from kerasnet.config import check
+    from kerasnet.api import evaluate as measure
+    from kerasnet.config import check, with_values
     from kerasnet.runs import load_run
 
     opened = load_run(run)
-    config = opened.config
+    # The weights that the run began with are not needed any more.
+    values: dict[str, Any] = {"weights": None}
     if data_dir:
-        config = config.model_copy(
-            update={"data": config.data.model_copy(update={"data_dir": data_dir})}
-        )
-    check(config)
-    from kerasnet import backend
-
-    backend.load()
-    from kerasnet.train import evaluate as measure
-
+        values["data.data_dir"] = data_dir
+    check(with_values(opened.config, values))
     result = measure(opened, data_dir=data_dir, best=best)
     if as_json:
         _print_json(result)
@@ -485,13 +488,15 @@ def tune(
     )  # fmt: skip
     check(config)
     tuning.check_space(config, found, document)
+    folder = out or default_folder(config, prefix="tune-")
+    tuning.check_search(algorithm, folder)
     from kerasnet import backend
 
     backend.load()
     console = _console(to_stderr=as_json)
     result = tuning.search(
         config, found, space_name=space, algorithm=algorithm, trials=trials,
-        out=out or default_folder(config, prefix="tune-"), console=console,
+        out=folder, console=console,
     )  # fmt: skip
     if as_json:
         _print_json(result.to_json())
@@ -527,14 +532,21 @@ def _guarded(call: Callable[[], Any]) -> None:
         raise SystemExit(1) from None
     except MemoryError:
         _fail("out of memory. Try a smaller --batch-size or --limit-train", 4)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
     except OSError as error:
-        _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 4)
+        # A name that is too long, or that cannot be one, is what somebody wrote.
+        wrong_name = error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP)
+        name = str(error.filename or "the system")[:200]
+        _fail(f"{name}: {error.strerror or error}", 2 if wrong_name else 4)
+    except UnicodeEncodeError as error:
+        _fail(f"{error.object[:200]!r}: not text that can be written: {error.reason}", 2)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; always ends in SystemExit with the documented code."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal without × or → must not end a command.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     _guarded(lambda: app(list(arguments) if arguments is not None else None))
 
 

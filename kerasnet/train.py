@@ -17,7 +17,7 @@ from kerasnet import precision, schema
 from kerasnet.build import build
 from kerasnet.config import plan as plan_of
 from kerasnet.convert import load_weights, save_weights
-from kerasnet.errors import BadInputError, DivergedError
+from kerasnet.errors import BadInputError, DivergedError, EnvironmentFaultError
 from kerasnet.progress import Reporter
 from kerasnet.runs import METRICS, TIMING, Run
 
@@ -373,9 +373,21 @@ def _train(
             images, shuffle=False, epochs=recipe.epochs, steps_per_epoch=steps,
             validation_data=validation, callbacks=[*averaging, recorder], verbose=0,
         )  # fmt: skip
+    except _out_of_memory() as error:
+        raise EnvironmentFaultError(
+            f"{run.path}: the device ran out of memory at batch size {batch}. Try a smaller "
+            "--batch-size"
+        ) from error
     finally:
         recorder.reporter.close()
     return recorder
+
+
+def _out_of_memory() -> type[Exception]:
+    import tensorflow as tf
+
+    error: type[Exception] = tf.errors.ResourceExhaustedError
+    return error
 
 
 def _inner(optimizer: Any) -> Any:

@@ -12,11 +12,11 @@ from typing import Any
 
 from rich.console import Console
 
-from kerasnet import schema
-from kerasnet.config import with_values
+from kerasnet import data, schema
+from kerasnet.config import plan, resolve, with_values
 from kerasnet.document import Document, DocumentError, Problem, read, to_yaml, validate
-from kerasnet.errors import BadInputError, DivergedError, did_you_mean
-from kerasnet.files import shipped, write_atomically
+from kerasnet.errors import BadInputError, DivergedError, KerasnetError, did_you_mean
+from kerasnet.files import check_new, make_folder, shipped, write_atomically
 from kerasnet.progress import duration
 from kerasnet.runs import create_run
 from kerasnet.summary import table
@@ -107,18 +107,39 @@ def check_space(config: schema.RunConfig, space: schema.Space, document: Documen
             ends = [distribution.min, distribution.max]
         try:
             for value in ends:
-                with_values(config, {path: value})
+                plan(with_values(config, {path: value}))
         except DocumentError as error:
             where = ("parameters", path)
             texts = "; ".join(str(p) for p in error.problems)
             problems.append(Problem(where, texts, document.place(where)))
     if problems:
         raise DocumentError(problems)
-    if not config.recipe.validation_split and config.data.spec.source.type != "folder":
+    if not _has_validation(config):
         raise BadInputError(
             f"recipe '{config.recipe_name}' has validation_split 0, so a search would have to look "
             "at the test set; choose another --recipe"
         )
+
+
+def _has_validation(config: schema.RunConfig) -> bool:
+    if config.recipe.validation_split:
+        return True
+    if config.data.spec.source.type != "folder":
+        return False
+    return data.load_dataset(config.data.name, spec=config.data.spec, size=(8, 8)).has_validation
+
+
+def check_search(algorithm: str, out: str | os.PathLike[str]) -> None:
+    """Check what can be checked of a search before TensorFlow loads.
+
+    Raises:
+        BadInputError: the algorithm is unknown, or the folder is in use.
+    """
+    if algorithm not in ALGORITHMS:
+        raise BadInputError(
+            f"there is no algorithm '{algorithm}'. {did_you_mean(algorithm, ALGORITHMS)}"
+        )
+    check_new(out)
 
 
 def search(
@@ -146,61 +167,100 @@ def search(
     Raises:
         BadInputError: the algorithm is unknown or the folder is not empty.
     """
-    if algorithm not in ALGORITHMS:
-        raise BadInputError(
-            f"there is no algorithm '{algorithm}'. {did_you_mean(algorithm, ALGORITHMS)}"
-        )
-    folder = Path(out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BadInputError(f"{folder}: already there and not empty; choose another with --out")
-    done: list[Trial] = []
-    tuner = _make_tuner(space, trials, config.seed, folder, _runner(config, folder, console, done,
-                                                                      trials))  # fmt: skip
-    tuner.search(verbose=0)
+    check_search(algorithm, out)
+    folder = make_folder(out)
+    runner = _Runner(config, folder, console, trials)
+    runner.search(space)
+    done = runner.done
+    if not any(trial.state == "finished" for trial in done):
+        raise DivergedError(f"{folder}: every trial diverged; search lower learning rates")
     best = max(done, key=lambda t: t.val_accuracy)
     write_atomically(folder / "best.yaml", to_yaml(with_values(config, best.values)).encode())
     found = Search(
         config.architecture.name, config.data.name, space_name, algorithm, config.seed,
         tuple(done), fit_command(config, best, folder),
     )  # fmt: skip
-    write_atomically(
-        folder / "search.json", (json.dumps(found.to_json(), indent=2) + "\n").encode()
-    )
+    text = json.dumps(found.to_json(), indent=2) + "\n"
+    write_atomically(folder / "search.json", text.encode())
     return found
 
 
-def _runner(
-    config: schema.RunConfig, folder: Path, console: Console, done: list[Trial], total: int
-) -> Callable[[str, dict[str, Any]], float]:
-    """Return the function that trains one point as a run folder and records it in `done`."""
+class _Runner:
+    """Trains points as run folders and records them in `done`."""
 
-    def train(trial: str, values: dict[str, Any]) -> float:
+    def __init__(
+        self, config: schema.RunConfig, folder: Path, console: Console, trials: int
+    ) -> None:
+        self.config, self.folder, self.console, self.trials = config, folder, console, trials
+        self.done: list[Trial] = []
+        self.failures: list[KerasnetError] = []
+
+    def search(self, space: schema.Space) -> None:
+        """Train every trial.
+
+        keras-tuner swallows all errors but its own fatal one, which here stands for the first
+        that the user must see.
+        """
+        import keras_tuner
+
+        tuner = make_tuner(space, self.trials, self.config.seed, self.folder, self.train)
+        try:
+            tuner.search(verbose=0)
+        except keras_tuner.errors.FatalError:
+            raise self.failures[0] from None
+        if not self.done:
+            raise BadInputError(f"{self.folder}: keras-tuner drew no point of this space")
+
+    def train(self, trial: str, values: dict[str, Any]) -> float:
+        """Train one point and return its validation accuracy, a fraction."""
         import keras
-
-        from kerasnet.train import fit
+        import keras_tuner
 
         keras.backend.clear_session(free_memory=True)
-        said = ", ".join(f"{path} {value:.4g}" if isinstance(value, float) else f"{path} {value}"
-                         for path, value in values.items())  # fmt: skip
-        console.print(f"trial {len(done) + 1}/{total}: {said}", highlight=False, style="bold")
-        run = create_run(folder / "trials" / trial, with_values(config, values))
+        said = ", ".join(
+            f"{path} {value:.4g}" if isinstance(value, float) else f"{path} {value}"
+            for path, value in values.items()
+        )
+        number = f"trial {len(self.done) + 1}/{self.trials}"
+        self.console.print(f"{number}: {said}", highlight=False, style="bold")
         try:
-            summary = fit(run, console=console, test=False)
-            state, score, seconds = "finished", summary[OBJECTIVE], summary["seconds"]
+            finished = self._train(trial, values)
+        except KerasnetError as error:
+            self.failures.append(error)
+            raise keras_tuner.errors.FatalError(str(error)) from error
+        self.done.append(finished)
+        return finished.val_accuracy
+
+    def _train(self, trial: str, values: dict[str, Any]) -> Trial:
+        from kerasnet.train import fit
+
+        run = create_run(self.folder / "trials" / trial, with_values(self.config, values))
+        try:
+            summary = fit(run, console=self.console, test=False)
         except DivergedError as error:
             # The worst possible score, so that a search moves away from such rates.
-            console.print(f"diverged: {error}", highlight=False, markup=False)
-            state, score, seconds = "diverged", 0.0, 0.0
-        done.append(Trial(trial, values, state, score, seconds, str(run.path)))
-        return float(score)
+            self.console.print(f"diverged: {error}", highlight=False, markup=False)
+            return Trial(trial, values, "diverged", 0.0, 0.0, str(run.path))
+        if summary[OBJECTIVE] is None:
+            raise BadInputError(f"{run.path}: this trial had no validation images to be scored on")
+        return Trial(
+            trial, values, "finished", summary[OBJECTIVE], summary["seconds"], str(run.path)
+        )
 
-    return train
 
-
-def _make_tuner(
+def make_tuner(
     space: schema.Space, trials: int, seed: int, folder: Path,
     train: Callable[[str, dict[str, Any]], float],
 ) -> Any:  # fmt: skip
+    """Return a keras-tuner random search whose trials are trained by a function.
+
+    Args:
+        space: the fields that vary.
+        trials: how many points are drawn.
+        seed: of the drawing.
+        folder: where keras-tuner keeps its state.
+        train: takes a trial's name and its values by path, and returns its score.
+    """
     import keras_tuner
 
     class RunFolderTuner(keras_tuner.RandomSearch):  # type: ignore[misc]
@@ -234,14 +294,34 @@ def _hyperparameters(space: schema.Space) -> Any:
 
 
 def fit_command(config: schema.RunConfig, best: Trial, folder: Path) -> str:
-    """Return the shell line that trains the best point again, with the test set at its end."""
-    if set(best.values) != {"recipe.optimizer.learning_rate"}:
-        return shlex.join(["kerasnet", "fit", "--config", str(folder / "best.yaml")])
-    rate = best.values["recipe.optimizer.learning_rate"]
-    words = ["kerasnet", "fit", config.architecture.name, "--dataset", config.data.name,
-             "--recipe", config.recipe_name, "--epochs", str(config.recipe.epochs),
-             "--learning-rate", f"{rate:.6g}"]  # fmt: skip
-    for option, value in (("--data-dir", config.data.data_dir),
-                          ("--limit-train", config.data.limit_train)):  # fmt: skip
-        words += [option, str(value)] if value is not None else []
+    """Return the shell line that trains the best point again, with the test set at its end.
+
+    It names model and options where that comes to the same configuration, else `best.yaml`.
+    """
+    rate = best.values.get("recipe.optimizer.learning_rate")
+    again = shlex.join(["kerasnet", "fit", "--config", str(folder / "best.yaml")])
+    if rate is None or len(best.values) > 1:
+        return again
+    name, requested = config.architecture.name, config.precision.requested
+    overrides = {"recipe.optimizer.learning_rate": rate, "recipe.epochs": config.recipe.epochs}
+    options: dict[str, Any] = {
+        "recipe": config.recipe_name,
+        "dataset": config.data.name,
+        "data_dir": config.data.data_dir,
+        "seed": config.seed,
+        "limit_train": config.data.limit_train,
+    }
+    try:
+        made = resolve(name, precision_request=requested, overrides=overrides, **options)
+    except KerasnetError:
+        return again  # the registry that was searched is not the built-in one
+    if made != with_values(config, best.values):
+        return again
+    words = ["kerasnet", "fit", name]
+    given = {**options, "precision": requested, "epochs": config.recipe.epochs,
+             "learning_rate": repr(rate)}  # fmt: skip
+    usual = {"seed": 0, "precision": "auto"}
+    for option, value in given.items():
+        if value is not None and value != usual.get(option):
+            words += [f"--{option.replace('_', '-')}", str(value)]
     return shlex.join(words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -160,7 +161,18 @@ def test_show_fills_in_what_is_extended(capsys):
         (["fit", "resnet50", "--dataset", "digits", "--precision", "fp8"], "no precision 'fp8'"),
         (["fit", "resnet50", "--dataset", "digits", "--learning-rate", "-1"], "learning_rate"),
         (["fit", "resnet50", "--dataset", "digits", "--learning-rate", "nan"], "learning_rate"),
-        (["fit", "resnet50", "--dataset", "digits", "--weights", "no.safetensors"], "--weights"),
+        (
+            ["fit", "resnet50", "--dataset", "digits", "--weights", "no.safetensors"],
+            "no such weights",
+        ),
+        (["fit", "resnet50", "--dataset", "digits", "--data-dir", "nowhere"], "no such folder"),
+        (["fit", "resnet50", "--dataset", "digits", "--out", __file__, "--dry-run"], "is a file"),
+        (["fit", "resnet50", "--dataset", "~nobody/x"], "nor an existing folder"),
+        (["fit", "resnet50", "--dataset", "x" * 5000], "x"),
+        (["summary", "--explain"], "needs the name"),
+        (["summary", "resnet8", "--explain", "--json"], "exclude each other"),
+        (["validate", "/dev/zero"], "/dev/zero:1:1: longer than"),
+        (["tune", "resnet8", "--dataset", "digits", "--algorithm", "grid"], "no algorithm"),
         (["fit", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["fit", "resnet50", "--epochs", "0"], "--epochs"),
         (["evaluate", "nowhere"], "not a run folder"),
@@ -176,6 +188,30 @@ def test_bad_input_is_exit_2_with_one_message(arguments, said, capsys):
     assert out == ""
     assert said in err
     assert "Traceback" not in err
+
+
+def test_a_terminal_without_unicode_is_no_traceback():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "kerasnet.cli", "summary", "resnet8", "--depth", "stage"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0
+    assert "78,666" in done.stdout
+
+
+def test_a_backend_that_cannot_be_loaded_is_exit_4(tmp_path):
+    environment = {**os.environ, "KERAS_BACKEND": "garbage"}
+    command = [sys.executable, "-m", "kerasnet.cli", "fit", "resnet8", "--dataset", "digits",
+               "--out", str(tmp_path / "a")]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 4
+    assert "the backend 'garbage' cannot be loaded" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_cannot_be_made_is_exit_4(capsys):
+    code, _, err = run(capsys, "fit", "resnet8", "--dataset", "digits", "--out", "/proc/nothing")
+    assert code == 4
+    assert "/proc/nothing" in err
 
 
 def test_a_reader_that_goes_away_is_no_traceback():

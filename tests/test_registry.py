@@ -84,7 +84,7 @@ BROKEN: dict[str, tuple[bytes, int, int, str]] = {
     "expectation that does not hold": (
         MODEL.encode() + b"    expect: {trainable: 1}\n", 9, 5, "`trainable` is",
     ),
-    "no classifier": (MODEL.replace(", {dense: classes}", "").encode(), 2, 3, "end in `dense: cl"),
+    "no classifier": (MODEL.replace(", {dense: classes}", "").encode(), 2, 3, "end in `dense"),
     "two classifiers": (
         MODEL.replace("    head", "    neck: [flatten, {dense: classes}]\n    head").encode(), 2, 3,
         "the model's only one",
@@ -93,9 +93,12 @@ BROKEN: dict[str, tuple[bytes, int, int, str]] = {
         text("blocks:\n  b: {convs: [{kernel: 3, norm: bnn}]}\n"), 2, 27, "Did you mean 'bn'?",
     ),
     "name that is a path": (MODEL.replace("tiny:", "../tiny:").encode(), 2, 3, "expected a name"),
-    "number beyond 64 bits": (MODEL.replace("width: 4", "width: " + "9" * 5000).encode(), 7, 31, ""),
+    "number beyond 64 bits": (
+        MODEL.replace("width: 4", "width: " + "9" * 5000).encode(), 7, 31, "not a number",
+    ),
     "mean that is no number": (
-        text("datasets:\n  d: {source: {type: digits}, mean: [.nan], std: [1.0]}\n"), 2, 38, "finite",
+        text("datasets:\n  d: {source: {type: digits}, mean: [.nan], std: [1.0]}\n"), 2, 38,
+        "finite",
     ),
     "tabs": (b"models:\n\ttiny: {}\n", 2, 1, "spaces, not tabs"),
     "not YAML": (b"models: {a: [1, 2}\n", 1, 18, "not YAML"),

@@ -5,6 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import keras
 import numpy as np
@@ -226,6 +231,50 @@ def test_training_continues_from_a_weights_file(trained, tmp_path, capfd):
     assert json.loads(out)["epochs"] == 1
 
 
+def test_a_run_outlives_the_weights_it_began_with(trained, tmp_path, capfd):
+    start = tmp_path / "start.safetensors"
+    shutil.copy(trained.last_weights, start)
+    run = kerasnet.fit(
+        "resnet8", dataset="digits", limit_train=100, batch_size=50, epochs=1, weights=start,
+        out=tmp_path / "a", console=Console(quiet=True),
+    )  # fmt: skip
+    start.unlink()
+    assert run_cli(capfd, "evaluate", str(run.path))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("classes: 10", "classes: 7", "10 classes, but the configuration says 7"),
+        ("input: [32, 32, 3]", "input: [32, 32, 1]", "3 channels, but the configuration says 1"),
+        ("block: basic_plain_projection", "block: nosuch", "`blocks` lacks nosuch"),
+        ("kerasnet: 0.1.0", "kerasnet: 9.9.9\nfuture: 1", "written by kerasnet 9.9.9"),
+    ],
+)
+def test_a_configuration_that_does_not_hold_together(trained, tmp_path, capfd, old, new, said):
+    text = (trained.path / "config.yaml").read_text()
+    assert old in text
+    (tmp_path / "c.yaml").write_text(text.replace(old, new))
+    code, _, err = run_cli(capfd, "fit", "--config", str(tmp_path / "c.yaml"), "--dry-run")
+    assert code == 2
+    assert said in err
+
+
+def test_interrupted_training_says_what_is_kept(tmp_path):
+    command = [sys.executable, "-m", "kerasnet.cli", "fit", "resnet8", "--dataset", "digits",
+               "--epochs", "500", "--out", str(tmp_path / "a")]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    weights = tmp_path / "a" / "checkpoints" / "last.safetensors"
+    give_up = time.monotonic() + 120
+    while not weights.exists() and time.monotonic() < give_up:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"interrupted; its last weights are {weights}" in err
+    assert "Traceback" not in err
+
+
 def test_weights_of_another_model_are_refused_before_training(trained, tmp_path, capfd):
     code, _, err = run_cli(
         capfd, "fit", "resnet20", "--dataset", "digits", "--weights", str(trained.last_weights),
@@ -233,6 +282,7 @@ def test_weights_of_another_model_are_refused_before_training(trained, tmp_path,
     )  # fmt: skip
     assert code == 2
     assert "does not fit resnet20" in err
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_folder_that_is_not_empty_is_left_alone(tmp_path, capfd):

@@ -11,7 +11,9 @@ from kerasnet import config as configs
 from kerasnet import data, tune
 from kerasnet.cli import main
 from kerasnet.document import DocumentError
+from kerasnet.errors import EnvironmentFaultError
 from kerasnet.files import shipped
+from kerasnet.registry import load_registry
 from kerasnet.runs import load_run
 
 SMALL = ["resnet8", "--dataset", "digits", "--limit-train", "100", "--epochs", "1"]
@@ -91,7 +93,7 @@ def test_same_seed_draws_the_same_points(tmp_path):
             found.append(values[RATE])
             return 0.5
 
-        tune._make_tuner(space, 4, seed, tmp_path / folder, train).search()
+        tune.make_tuner(space, 4, seed, tmp_path / folder, train).search()
         return found
 
     assert drawn(0, "a") == drawn(0, "b")
@@ -134,6 +136,43 @@ def test_a_space_may_vary_the_architecture():
     config = configs.resolve("resnet8", dataset="digits")
     wide = configs.with_values(config, {"model.stages.0.width": 24})
     assert configs.plan(wide).layer("stage1_block1_conv1").output_shape == (32, 32, 24)
+
+
+@pytest.mark.parametrize("values", ["[basic, nosuch]", "[conv3x3, basic]"])
+def test_a_space_whose_models_cannot_be_built_is_refused_at_once(values, tmp_path, capfd):
+    space = tmp_path / "space.yaml"
+    space.write_text(f"parameters:\n  model.stages.1.block: {{type: choice, values: {values}}}\n")
+    code, _, err = run_cli(
+        capfd, "tune", *SMALL, "--space", str(space), "--out", str(tmp_path / "s")
+    )
+    assert code == 2
+    assert f"{space}:2:3: " in err
+    assert not (tmp_path / "s").exists()
+
+
+def test_an_error_that_no_other_point_can_mend_ends_the_search(tmp_path, capfd, monkeypatch):
+    def fails(self, split):
+        raise EnvironmentFaultError("disk full")
+
+    monkeypatch.setattr(data.ImageData, "load", fails)
+    code, _, err = run_cli(capfd, "tune", *SMALL, "--trials", "3", "--out", str(tmp_path / "s"))
+    assert code == 4
+    assert err.count("disk full") == 1
+
+
+def test_the_line_that_retrains_stands_for_the_same_configuration(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("models: {wide: {extends: resnet8, stages: [{block: basic, width: 24}]}}\n")
+    values = {RATE: 0.0123456789}
+    best = tune.Trial("0", values, "finished", 0.5, 1.0, "x")
+    own = configs.resolve("wide", registry=load_registry(str(mine)), dataset="digits")
+    assert tune.fit_command(own, best, tmp_path) == (f"kerasnet fit --config {tmp_path}/best.yaml")
+    built_in = configs.resolve(
+        "resnet8", dataset="digits", seed=7, precision_request="mixed_bfloat16"
+    )
+    line = tune.fit_command(built_in, best, tmp_path)
+    assert "--seed 7 --precision mixed_bfloat16" in line
+    assert "--learning-rate 0.0123456789" in line
 
 
 def test_an_existing_folder_is_left_alone(tmp_path, capfd):
