@@ -146,7 +146,8 @@ def validate(
     if as_json:
         _print_json({"file": file, "valid": True, **found})
     else:
-        typer.echo(f"{file}: valid ({', '.join(f'{n} {what}' for what, n in found.items())})")
+        counts = [f"{n} {what.removesuffix('s') if n == 1 else what}" for what, n in found.items()]
+        typer.echo(f"{file}: valid ({', '.join(counts)})")
 
 
 @app.command(

@@ -245,7 +245,7 @@ def test_a_run_outlives_the_weights_it_began_with(trained, tmp_path, capfd):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("classes: 10", "classes: 7", "10 classes, but the configuration says 7"),
+        ("\nclasses: 10", "\nclasses: 7", "10 classes, but the configuration says 7"),
         ("input: [32, 32, 3]", "input: [32, 32, 1]", "3 channels, but the configuration says 1"),
         ("block: basic_plain_projection", "block: nosuch", "`blocks` lacks nosuch"),
         ("kerasnet: 0.1.0", "kerasnet: 9.9.9\nfuture: 1", "written by kerasnet 9.9.9"),
