@@ -85,7 +85,7 @@ def _example(*lines: str) -> str:
 
 @app.command("list", epilog=_example("kerasnet list 'resnet*'"))
 def list_(
-    pattern: Annotated[str, typer.Argument(metavar="[GLOB]", help="Such as 'resnet*'.")] = "*",
+    pattern: Annotated[str, typer.Argument(metavar="GLOB", help="Such as 'resnet*'.")] = "*",
     registry: RegistryOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -159,7 +159,7 @@ def validate(
 )
 def summary(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME|BLOCK]", help="All models if not given.")
+        str | None, typer.Argument(metavar="NAME|BLOCK", help="All models if not given.")
     ] = None,
     as_json: JsonOption = False,
     classes: Annotated[int | None, typer.Option(min=1, help="Outputs of the classifier.")] = None,
@@ -253,7 +253,7 @@ def _input_shape(text: str | None, default: Sequence[int]) -> list[int]:
 )
 def fit(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="A model; or give --config.")
+        str | None, typer.Argument(metavar="NAME", help="A model; or give --config.")
     ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="How to train; default: the model's for the data set.")
