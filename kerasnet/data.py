@@ -956,11 +956,6 @@ def locate(name: str, spec: schema.Dataset, data_dir: str | Path | None = None) 
         BadInputError: it is nowhere, with every place looked at and the ways out; or what was found
             is incomplete or damaged.
     """
-    if data_dir and not os.path.isdir(os.path.expanduser(data_dir)):
-        raise BadInputError(
-            f"--data-dir {data_dir}: there is no such folder; make it, if '{name}' is to be "
-            "downloaded into it"
-        )
     if spec.source.type == "digits":
         return _described("digits", None, _Digits(), spec, "scikit-learn's digits")
     if spec.source.type == "folder":

@@ -165,7 +165,6 @@ def test_show_fills_in_what_is_extended(capsys):
             ["fit", "resnet50", "--dataset", "digits", "--weights", "no.safetensors"],
             "no such weights",
         ),
-        (["fit", "resnet50", "--dataset", "digits", "--data-dir", "nowhere"], "no such folder"),
         (["fit", "resnet50", "--dataset", "digits", "--out", __file__, "--dry-run"], "is a file"),
         (["fit", "resnet50", "--dataset", "~nobody/x"], "nor an existing folder"),
         (["fit", "resnet50", "--dataset", "x" * 5000], "x"),
