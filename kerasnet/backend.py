@@ -46,6 +46,18 @@ def load() -> None:
             ) from error
 
 
+def devices() -> list[str]:
+    """Return the devices that the loaded backend can use, such as `cpu:0` and `gpu:0`."""
+    import keras
+
+    if name() != "torch":
+        return [str(device).lower() for device in keras.distribution.list_devices()]
+    # Keras has no distribution, and so no list of devices, on PyTorch.
+    import torch
+
+    return ["cpu:0", *(f"gpu:{i}" for i in range(torch.cuda.device_count()))]
+
+
 @contextlib.contextmanager
 def _standard_error_into(descriptor: int) -> Iterator[None]:
     """Send file descriptor 2 elsewhere: the lines come from C++, which knows no `sys.stderr`."""

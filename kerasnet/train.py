@@ -12,8 +12,8 @@ import keras
 import numpy as np
 from rich.console import Console
 
+from kerasnet import backend, precision, schema
 from kerasnet import data as datasets
-from kerasnet import precision, schema
 from kerasnet.build import build
 from kerasnet.config import plan as plan_of
 from kerasnet.convert import load_weights, save_weights
@@ -322,7 +322,7 @@ def fit(
     config = run.config
     keras.utils.set_random_seed(config.seed)
     data = _read_data(config)
-    devices = list(keras.distribution.list_devices())
+    devices = backend.devices()
     known: dict[str, Any] = {"inference": data.source.inference}
     # A configuration with an inference block was run before: what it used then, it uses again.
     known["precision"] = (
