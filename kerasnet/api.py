@@ -143,11 +143,10 @@ def fit(
     Raises:
         KerasnetError: as the command; BadInputError, DivergedError or EnvironmentFaultError.
     """
-    from kerasnet.config import check, resolve
+    from kerasnet.config import OPTION_PATHS, check, resolve
 
-    given = {"recipe.epochs": epochs, "recipe.batch_size": batch_size,
-             "recipe.optimizer.learning_rate": learning_rate}  # fmt: skip
-    overrides = {path: value for path, value in given.items() if value is not None}
+    given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    overrides = {OPTION_PATHS[k]: value for k, value in given.items() if value is not None}
     config = resolve(model, precision_request=precision, overrides=overrides, **options)
     check(config)
     run = create_run(out, config)

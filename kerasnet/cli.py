@@ -187,8 +187,9 @@ def summary(
     if explain and as_json:
         raise BadInputError("--explain and --json exclude each other")
     if name is None:
-        if explain:
-            raise BadInputError("--explain needs the name of a model or a block")
+        if explain or depth != "layer":
+            option = "--explain" if explain else "--depth"
+            raise BadInputError(f"{option} needs the name of a model or a block")
         plans = [_plan(known, n, classes, input_size, width, stride) for n in known.models]
         if as_json:
             _print_json([plan.to_json() for plan in plans])
@@ -336,9 +337,8 @@ def _resolve(name: str | None, file: str | None, registry: str | None, **options
     from kerasnet import precision as precisions
 
     given = {k: v for k, v in options.items() if v is not None}
-    fields = {"epochs": "recipe.epochs", "batch_size": "recipe.batch_size",
-              "learning_rate": "recipe.optimizer.learning_rate"}  # fmt: skip
-    overrides = {path: given.pop(key) for key, path in fields.items() if key in given}
+    recipe_fields = [k for k in ("epochs", "batch_size", "learning_rate") if k in given]
+    overrides = {configs.OPTION_PATHS[key]: given.pop(key) for key in recipe_fields}
     requested = given.pop("precision", None)
     if file is None:
         if name is None:
@@ -356,8 +356,7 @@ def _resolve(name: str | None, file: str | None, registry: str | None, **options
     resolved = configs.read_config(file)
     if name is not None and name != resolved.architecture.name:
         raise BadInputError(f"{file} is a run of {resolved.architecture.name}, not of {name}")
-    paths = {"data_dir": "data.data_dir", "limit_train": "data.limit_train"}
-    overrides |= {paths.get(key, key): value for key, value in given.items()}
+    overrides |= {configs.OPTION_PATHS[key]: value for key, value in given.items()}
     if requested:
         overrides["precision"] = precisions.resolve(requested).model_dump(mode="json")
     return configs.with_values(resolved, overrides)

@@ -15,6 +15,18 @@ from kerasnet.errors import BadInputError, did_you_mean
 from kerasnet.plan import Plan, plan_model
 from kerasnet.registry import Registry, load_registry
 
+# The options that stand for one field of a configuration, and that field's path.
+OPTION_PATHS = {
+    "epochs": "recipe.epochs",
+    "batch_size": "recipe.batch_size",
+    "learning_rate": "recipe.optimizer.learning_rate",
+    "data_dir": "data.data_dir",
+    "limit_train": "data.limit_train",
+    "weights": "weights",
+    "seed": "seed",
+}
+_FILES = ("data.data_dir", "weights")
+
 
 def resolve(
     model: str,
@@ -127,7 +139,7 @@ def with_values(config: schema.RunConfig, values: Mapping[str, Any]) -> schema.R
         return config
     plain = config.model_dump(mode="json", by_alias=True)
     for path, value in values.items():
-        _set(plain, path, value)
+        _set(plain, path, _text(value) if path in _FILES else value)
     if "recipe.epochs" in values and "horizon" not in values:
         plain["horizon"] = values["recipe.epochs"]
     try:

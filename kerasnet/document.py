@@ -19,8 +19,6 @@ from kerasnet.errors import BadInputError, did_you_mean
 MAX_BYTES = 4_000_000
 MAX_DEPTH = 50
 MAX_BITS = 64
-# Keys of which a map has one: the initialisers of `kerasnet.schema`.
-ALTERNATIVES = {"variance_scaling", "normal", "uniform", "constant"}
 
 DocPath = tuple[str | int, ...]
 T = TypeVar("T", bound=BaseModel)
@@ -337,19 +335,6 @@ def validate(cls: type[T], document: Document, path: DocPath = ()) -> T:
         raise DocumentError(
             [Problem(p.path, p.text, document.place(p.path)) for p in found]
         ) from error
-
-
-def merge(parent: Any, child: Any) -> Any:
-    """Merge maps deeply; anything else, and a map whose `type` changes, replaces the parent's."""
-    if not (isinstance(parent, Mapping) and isinstance(child, Mapping)):
-        return child
-    if "type" in child and "type" in parent and child["type"] != parent["type"]:
-        return child
-    # `{normal: ...}` is another initialiser than `{constant: ...}`, not a field more of it.
-    alternatives = len(parent) == len(child) == 1 and {*parent, *child} <= ALTERNATIVES
-    if alternatives and parent.keys() != child.keys():
-        return child
-    return {**parent, **{k: merge(parent[k], v) if k in parent else v for k, v in child.items()}}
 
 
 # ---------------------------------------------------------------------------- writing

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from kerasnet import __version__, schema
-from kerasnet.document import Document, DocumentError, Problem, merge, read, validate
+from kerasnet.document import Document, DocumentError, Problem, read, validate
 from kerasnet.errors import BadInputError, EnvironmentFaultError, did_you_mean
 from kerasnet.files import shipped, write_atomically
 
@@ -121,21 +121,21 @@ class Registry:
         unique = dict.fromkeys(found)
         return sorted(unique, key=lambda p: (p.place is None, p.place or ()))
 
+    def _missing(self, path: tuple[str | int, ...], kind: str, got: str, known: Any) -> Problem:
+        text = f"there is no {kind} '{got}'. {did_you_mean(got, known)}"
+        return Problem(path, text, self.document.place(path))
+
+    def _missing_norms(self, base: tuple[str, ...], named: _Named) -> Iterator[Problem]:
+        for path, norm in named:
+            if norm not in self.norms and norm != "none":
+                yield self._missing((*base, *path), "norm", norm, self.norms)
+
     def _dangling_norms(self, block: str) -> list[Problem]:
         try:
-            named = list(_norms_of_block(self.blocks[block]))
+            named = _norms_of_block(self.blocks[block])
         except DocumentError:
             return []  # told already
-        paths = [(("blocks", block, *path), norm) for path, norm in named]
-        return [
-            Problem(
-                path,
-                f"there is no norm '{norm}'. {did_you_mean(norm, self.norms)}",
-                self.document.place(path),
-            )
-            for path, norm in paths
-            if norm not in self.norms and norm != "none"
-        ]
+        return list(self._missing_norms(("blocks", block), named))
 
     def _model_problems(self, name: str) -> list[Problem]:
         from kerasnet.plan import check_expectations, plan_model
@@ -154,22 +154,17 @@ class Registry:
     def _dangling(self, name: str, model: schema.Model) -> Iterator[Problem]:
         """Yield each reference of a model to something that is not in the registry."""
         base = ("models", name)
-
-        def missing(path: tuple[str | int, ...], kind: str, got: str, known: Any) -> Problem:
-            text = f"there is no {kind} '{got}'. {did_you_mean(got, known)}"
-            return Problem((*base, *path), text, self.document.place((*base, *path)))
-
         for i, stage in enumerate(model.stages):
             if stage.block not in self.blocks:
-                yield missing(("stages", i, "block"), "block", stage.block, self.blocks)
+                at = (*base, "stages", i, "block")
+                yield self._missing(at, "block", stage.block, self.blocks)
         for dataset, recipe in model.recipes.items():
+            path = (*base, "recipes", dataset)
             if recipe not in self.recipes:
-                yield missing(("recipes", dataset), "recipe", recipe, self.recipes)
+                yield self._missing(path, "recipe", recipe, self.recipes)
             if dataset != "*" and dataset not in self.datasets:
-                yield missing(("recipes", dataset), "data set", dataset, self.datasets)
-        for path, norm in _norms_of_model(model):
-            if norm not in self.norms and norm != "none":
-                yield missing(path, "norm", norm, self.norms)
+                yield self._missing(path, "data set", dataset, self.datasets)
+        yield from self._missing_norms(base, _norms_of_model(model))
 
 
 _Named = Iterator[tuple[tuple[str | int, ...], str]]
@@ -275,6 +270,21 @@ def _resolve(own: Document, base: Document | None = None) -> Document:
             data[section][name] = entry
             places |= {(section, name, *rest): place for rest, place in entry_places.items()}
     return Document(data, {**places, **{p: q for p, q in own.places.items() if len(p) < 3}})
+
+
+def merge(parent: Any, child: Any) -> Any:
+    """Merge maps deeply; anything else, and a map whose `type` changes, replaces the parent's."""
+    if not (isinstance(parent, Mapping) and isinstance(child, Mapping)):
+        return child
+    if "type" in child and "type" in parent and child["type"] != parent["type"]:
+        return child
+    # `{normal: ...}` is another initialiser than `{constant: ...}`, not a field more of it.
+    alternatives = len(parent) == len(child) == 1 and {*parent, *child} <= {
+        *schema.KEYED_INITIALIZERS
+    }
+    if alternatives and parent.keys() != child.keys():
+        return child
+    return {**parent, **{k: merge(parent[k], v) if k in parent else v for k, v in child.items()}}
 
 
 class _Resolver:

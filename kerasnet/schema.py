@@ -108,7 +108,7 @@ NamedInitializer = Literal[
     "lecun_normal",
 ]
 
-_KEYED_INITIALIZERS = {
+KEYED_INITIALIZERS = {
     "variance_scaling": VarianceScalingInit,
     "normal": NormalInit,
     "uniform": UniformInit,
@@ -119,7 +119,7 @@ _KEYED_INITIALIZERS = {
 def _initializer_tag(value: Any) -> str:
     if isinstance(value, str):
         return "name"
-    for key, cls in _KEYED_INITIALIZERS.items():
+    for key, cls in KEYED_INITIALIZERS.items():
         if isinstance(value, cls) or (isinstance(value, dict) and key in value):
             return key
     return "name"

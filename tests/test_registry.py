@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from kerasnet import registry as registries
 from kerasnet.cli import main
-from kerasnet.document import DocumentError, merge, parse
+from kerasnet.document import DocumentError, parse
 from kerasnet.errors import BadInputError
-from kerasnet.registry import load_registry
+from kerasnet.registry import load_registry, merge
 
 MODEL = """\
 models:

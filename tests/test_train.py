@@ -309,6 +309,17 @@ def test_dry_run_prints_a_configuration_and_leaves_nothing(tmp_path, capfd, monk
     assert code == 0
 
 
+def test_files_named_beside_a_configuration_are_kept_absolute(trained, capfd, monkeypatch):
+    monkeypatch.chdir(trained.path)
+    code, out, _ = run_cli(
+        capfd, "fit", "--config", "config.yaml", "--weights", "checkpoints/last.safetensors",
+        "--data-dir", ".", "--dry-run", "--json",
+    )  # fmt: skip
+    assert code == 0
+    assert json.loads(out)["weights"] == str(trained.last_weights)
+    assert json.loads(out)["data"]["data_dir"] == str(trained.path)
+
+
 def test_a_configuration_and_what_contradicts_it(trained, capfd):
     file = str(trained.path / "config.yaml")
     code, _, err = run_cli(capfd, "fit", "resnet20", "--config", file)
