@@ -114,65 +114,99 @@ def with_preprocessing(model: keras.Model, inference: schema.Inference) -> keras
 
 
 def fit(
-    model: str,
+    model: str | None = None,
     *,
+    resume: Run | str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
-    precision: str = "auto",
+    precision: str | None = None,
+    deterministic: bool | None = None,
+    rescale: bool = False,
+    registry: Registry | None = None,
     console: Console | None = None,
     **options: Any,
 ) -> Run:
     """Train a model as `kerasnet fit` does and return its run folder.
 
     Args:
-        model: a model of the registry.
-        out: the run folder; `runs/<model>-<dataset>-<time>` if not given.
-        epochs: length, and the schedule's horizon.
+        model: a model of the registry; not needed with `resume`.
+        resume: a run to go on with, from its newest checkpoint; a finished one is returned as it
+            is, unless `epochs` makes it longer.
+        out: a new run's folder; `runs/<model>-<dataset>-<time>` if not given.
+        epochs: length, and on a new run the schedule's horizon.
         batch_size: images in a step.
         learning_rate: the schedule's highest.
         precision: `auto`, `float32`, `mixed_bfloat16` or `mixed_float16`.
+        deterministic: the same bits each time on the same machine; for the whole process.
+        rescale: with `resume`: the schedule spans the new number of epochs.
+        registry: where the model is; the built-in one if not given.
         console: where progress goes; standard output if not given.
-        **options: as for `config.resolve`: `recipe`, `dataset`, `data_dir`, `seed`,
-            `limit_train`, `weights`, `registry`.
+        **options: `recipe`, `dataset`, `data_dir`, `seed`, `limit_train`, `weights`, and
+            `checkpoint_every` (`{"steps": N}` or `{"minutes": N}`), `keep_checkpoints`, `on_nan`.
 
     Returns:
         The run; `run.summary()["test_accuracy"]` is its result.
 
     Raises:
-        KerasnetError: as the command; BadInputError, DivergedError or EnvironmentFaultError.
+        KerasnetError: as the command; BadInputError, DivergedError, EnvironmentFaultError or
+            InterruptedRunError.
     """
-    from kerasnet.config import OPTION_PATHS, check, resolve
+    from kerasnet.config import check, continued, new_run
+    from kerasnet.runs import load_run
 
-    given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-    overrides = {OPTION_PATHS[k]: value for k, value in given.items() if value is not None}
-    config = resolve(model, precision_request=precision, overrides=overrides, **options)
+    named = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
+             "precision": precision, "deterministic": deterministic}  # fmt: skip
+    given = {k: v for k, v in {**named, **options}.items() if v is not None}
+    if resume is not None:
+        run = resume if isinstance(resume, Run) else load_run(resume)
+        config = continued(run.config, given | ({"name": model} if model else {}), rescale)
+        if not run.done(config):
+            check(config, weights=not run.started)
+            train_run(run, console, config)
+        return run
+    if model is None:
+        raise BadInputError("fit needs the name of a model, or `resume`")
+    config = new_run(model, given, registry)
     check(config)
     run = create_run(out, config)
     train_run(run, console)
     return run
 
 
-def train_run(run: Run, console: Console | None = None) -> dict[str, Any]:
-    """Train a run folder that was made, write its report, and return its summary."""
+def train_run(
+    run: Run, console: Console | None = None, config: schema.RunConfig | None = None
+) -> dict[str, Any]:
+    """Train a run folder to its end, write its report, and return its summary.
+
+    Args:
+        run: the folder; training goes on from its newest checkpoint.
+        console: where progress goes.
+        config: in place of the one in the folder.
+
+    Raises:
+        KerasnetError: as `fit`.
+    """
     from rich.console import Console
 
     from kerasnet import backend
+    from kerasnet.interruption import Interrupted, Interruption
 
     console = console or Console()
-    with console.status("loading TensorFlow"):
-        backend.load()
+    deterministic = (config or run.config).execution.deterministic
+    try:
+        with run.locked(), Interruption(console), console.status("loading TensorFlow"):
+            backend.load(deterministic)
+    except Interrupted as signal:
+        raise InterruptedRunError(
+            f"{run.path}: interrupted before it began. Go on with: {run.resume_command}",
+            signal.signum,
+        ) from signal
     from kerasnet.report import write_report
     from kerasnet.train import fit as train
 
-    try:
-        result = train(run, console=console)
-    except KeyboardInterrupt as error:
-        kept = f"its last weights are {run.last_weights}" if run.last_weights.exists() else ""
-        raise InterruptedRunError(
-            f"{run.path}: interrupted; {kept or 'no epoch had ended'}"
-        ) from error
+    result = train(run, config=config, console=console)
     write_report(run.path)
     return result
 

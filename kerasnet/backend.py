@@ -16,14 +16,39 @@ def name() -> str:
     return os.environ.get("KERAS_BACKEND", "tensorflow")
 
 
-def load() -> None:
+def load(deterministic: bool = False) -> None:
     """Import TensorFlow and Keras quietly.
+
+    Args:
+        deterministic: from now on, for the whole process, every operation gives the same bits each
+            time on the same machine. On JAX this works only before its first operation.
 
     Raises:
         EnvironmentFaultError: they cannot be imported; with everything they printed.
     """
     os.environ["KERAS_BACKEND"] = name()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if deterministic and name() == "jax":
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+    _import()
+    if deterministic:
+        _make_deterministic()
+
+
+def _make_deterministic() -> None:
+    import tensorflow as tf
+
+    # The pipelines are TensorFlow's on every backend.
+    tf.config.experimental.enable_op_determinism()
+    if name() == "torch":
+        import torch
+
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+
+
+def _import() -> None:
     if "tensorflow" in sys.modules and "keras" in sys.modules:
         return
     with tempfile.TemporaryFile("w+b") as log:

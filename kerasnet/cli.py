@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from kerasnet.plan import Plan
     from kerasnet.registry import Registry
+    from kerasnet.runs import Run
     from kerasnet.schema import RunConfig
 
 app = typer.Typer(
@@ -250,6 +251,7 @@ def _input_shape(text: str | None, default: Sequence[int]) -> list[int]:
         "kerasnet fit resnet50 --dataset digits",
         "kerasnet fit resnet50 --recipe original --epochs 3",
         "kerasnet fit resnet20 --dataset photos/ --out runs/photos",
+        "kerasnet fit --resume runs/photos --epochs 80",
     )
 )
 def fit(
@@ -295,6 +297,31 @@ def fit(
     config: Annotated[
         str | None, typer.Option(metavar="FILE", help="Repeat a run's config.yaml.")
     ] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Go on with a run folder.")
+    ] = None,
+    rescale: Annotated[
+        bool, typer.Option("--rescale", help="With --resume: the schedule spans the new --epochs.")
+    ] = False,
+    checkpoint_every: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="N steps|minutes", help="Beside each epoch's end. [default: 5 minutes]"
+        ),
+    ] = None,
+    keep_checkpoints: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="The newest N stay. [default: 2]")
+    ] = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="The same bits each time; slower.")
+    ] = False,
+    on_nan: Annotated[
+        str | None,
+        typer.Option(
+            metavar="stop|rollback",
+            help="rollback: go on from a checkpoint with half the learning rate. [default: stop]",
+        ),
+    ] = None,
     registry: RegistryOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object at the end; progress to stderr.")
@@ -306,60 +333,94 @@ def fit(
     """Train a model and measure its test accuracy."""
     from kerasnet.config import check
     from kerasnet.files import check_new
+    from kerasnet.runs import create_run, load_run
 
-    resolved = _resolve(
-        name, config, registry, recipe=recipe, dataset=dataset, data_dir=data_dir, epochs=epochs,
-        batch_size=batch_size, learning_rate=learning_rate, precision=precision, seed=seed,
-        limit_train=limit_train, weights=weights,
-    )  # fmt: skip
-    plan = check(resolved)
-    if out:
+    options = {
+        "recipe": recipe, "dataset": dataset, "data_dir": data_dir, "epochs": epochs,
+        "batch_size": batch_size, "learning_rate": learning_rate, "precision": precision,
+        "seed": seed, "limit_train": limit_train, "weights": weights,
+        "checkpoint_every": _every(checkpoint_every), "keep_checkpoints": keep_checkpoints,
+        "deterministic": deterministic or None, "on_nan": on_nan,
+    }  # fmt: skip
+    given = {key: value for key, value in options.items() if value is not None}
+    run = load_run(resume) if resume is not None else None
+    if run is None:
+        if rescale:
+            raise BadInputError("--rescale goes with --resume; a new run's schedule spans --epochs")
+        resolved = _resolve(name, config, registry, given)
+    else:
+        others = {"name": name, "config": config, "registry": registry, "out": _other(out, resume)}
+        given |= {key: value for key, value in others.items() if value is not None}
+        resolved = _continue(run, given, rescale)
+    plan = check(resolved, weights=run is None or not run.started)
+    if out and run is None:
         check_new(out)
     if dry_run:
         _print_config(resolved, as_json)
         return
-    from kerasnet.api import train_run
-    from kerasnet.runs import create_run
-
     console = _console(to_stderr=as_json)
-    run = create_run(out, resolved)
-    _say_start(console, resolved, plan, str(run.path))
-    result = train_run(run, console)
+    if run is not None and run.done(resolved):
+        _say(console, f"{run.path}: has finished its {resolved.recipe.epochs} epochs; --epochs "
+                      "with a larger number makes it longer")  # fmt: skip
+        result = run.summary()
+    else:
+        from kerasnet.api import train_run
+
+        run = run or create_run(out, resolved)
+        _say_start(console, resolved, plan, str(run.path))
+        result = train_run(run, console, resolved)
     if as_json:
         _print_json(result)
     else:
         _say_result(console, result)
 
 
-def _resolve(name: str | None, file: str | None, registry: str | None, **options: Any) -> RunConfig:
+def _every(words: tuple[str, str] | None) -> dict[str, float] | None:
+    """Return what `--checkpoint-every 500 steps` says, as the schema takes it."""
+    if words is None:
+        return None
+    number, unit = words
+    try:
+        if unit in ("step", "steps"):
+            return {"steps": int(number)}
+        if unit in ("minute", "minutes"):
+            return {"minutes": float(number)}
+    except ValueError:
+        pass
+    raise BadInputError(
+        f"--checkpoint-every takes `500 steps` or `5 minutes`, not '{number} {unit}'"
+    )
+
+
+def _other(out: str | None, resume: str | None) -> str | None:
+    """Return `out` if it is another folder than the one that is resumed."""
+    same = out is None or os.path.realpath(out) == os.path.realpath(resume or "")
+    return None if same else out
+
+
+def _continue(run: Run, given: dict[str, Any], rescale: bool) -> RunConfig:
+    from kerasnet.config import continued
+
+    with run.locked():  # refused here, before anything is loaded
+        return continued(run.config, given, rescale)
+
+
+def _resolve(
+    name: str | None, file: str | None, registry: str | None, given: dict[str, Any]
+) -> RunConfig:
     """Resolve a run from the options, or from a configuration file with the options over it."""
     from kerasnet import config as configs
-    from kerasnet import precision as precisions
 
-    given = {k: v for k, v in options.items() if v is not None}
-    recipe_fields = [k for k in ("epochs", "batch_size", "learning_rate") if k in given]
-    overrides = {configs.OPTION_PATHS[key]: given.pop(key) for key in recipe_fields}
-    requested = given.pop("precision", None)
     if file is None:
         if name is None:
-            raise BadInputError("name a model, such as `kerasnet fit resnet50`, or give --config")
-        return configs.resolve(
-            name, registry=_registry(registry), precision_request=requested or "auto",
-            overrides=overrides, **given,
-        )  # fmt: skip
-    clash = [f"--{k}" for k in ("recipe", "dataset") if k in given]
-    clash += ["--registry"] if registry else []
-    if clash:
-        raise BadInputError(
-            f"--config fixes what {', '.join(clash)} would choose; give one of them"
-        )
-    resolved = configs.read_config(file)
-    if name is not None and name != resolved.architecture.name:
-        raise BadInputError(f"{file} is a run of {resolved.architecture.name}, not of {name}")
-    overrides |= {configs.OPTION_PATHS[key]: value for key, value in given.items()}
-    if requested:
-        overrides["precision"] = precisions.resolve(requested).model_dump(mode="json")
-    return configs.with_values(resolved, overrides)
+            raise BadInputError(
+                "name a model, such as `kerasnet fit resnet50`, or give --config or --resume"
+            )
+        return configs.new_run(name, given, _registry(registry))
+    config = configs.read_config(file)
+    if name is not None and name != config.architecture.name:
+        raise BadInputError(f"{file} is a run of {config.architecture.name}, not of {name}")
+    return configs.repeated(config, given | ({"registry": registry} if registry else {}))
 
 
 def _print_config(config: RunConfig, as_json: bool) -> None:

@@ -24,8 +24,18 @@ OPTION_PATHS = {
     "limit_train": "data.limit_train",
     "weights": "weights",
     "seed": "seed",
+    "deterministic": "execution.deterministic",
+    "checkpoint_every": "execution.checkpoint_every",
+    "keep_checkpoints": "execution.keep_checkpoints",
+    "on_nan": "execution.on_nan",
 }
 _FILES = ("data.data_dir", "weights")
+# Those that `resolve` takes itself.
+_ARGUMENTS = ("data_dir", "limit_train", "weights", "seed")
+# What may differ from one process of a run to the next; everything else is the run itself.
+_CHANGEABLE = ("data_dir", "checkpoint_every", "keep_checkpoints", "on_nan")
+_FIXED = {**OPTION_PATHS, "name": "architecture.name", "recipe": "recipe_name",
+          "dataset": "data.name", "precision": "precision.requested"}  # fmt: skip
 
 
 def resolve(
@@ -94,13 +104,52 @@ def resolve(
     return with_values(config, overrides or {})
 
 
+def new_run(
+    model: str, options: Mapping[str, Any], registry: Registry | None = None
+) -> schema.RunConfig:
+    """Return the configuration of a new run, from options by the command line's names.
+
+    Raises:
+        BadInputError: as `resolve`.
+    """
+    given = dict(options)
+    requested = given.pop("precision", "auto")
+    fields = [k for k in given if k in OPTION_PATHS and k not in _ARGUMENTS]
+    overrides = {OPTION_PATHS[k]: given.pop(k) for k in fields}
+    return resolve(
+        model, registry=registry, precision_request=requested, overrides=overrides, **given
+    )
+
+
+def repeated(config: schema.RunConfig, options: Mapping[str, Any]) -> schema.RunConfig:
+    """Return the configuration of a new run like another one, but for some options.
+
+    Raises:
+        BadInputError: an option is none that stands for a field, or its value does not fit it.
+    """
+    given = dict(options)
+    overrides: dict[str, Any] = {}
+    if "precision" in given:
+        resolved = precision.resolve(given.pop("precision"))
+        # Without an inference block, the devices are asked once more.
+        overrides = {"precision": resolved.model_dump(mode="json"), "inference": None}
+    clash = ", ".join(f"--{key}" for key in given if key not in OPTION_PATHS)
+    if clash:
+        raise BadInputError(f"--config fixes what {clash} would choose; give one of them")
+    return with_values(config, overrides | {OPTION_PATHS[k]: v for k, v in given.items()})
+
+
 def _text(path: str | os.PathLike[str] | None) -> str | None:
     # Absolute, so that the configuration means the same from any folder.
     return None if path is None else os.path.abspath(os.path.expanduser(os.fspath(path)))
 
 
-def check(config: schema.RunConfig) -> Plan:
+def check(config: schema.RunConfig, weights: bool = True) -> Plan:
     """Return the plan of a run, having held its data and its weights file against it.
+
+    Args:
+        config: the run's.
+        weights: whether the file of first weights is still needed.
 
     Raises:
         BadInputError: the data or the weights are not there or do not fit, or the model does not
@@ -115,7 +164,7 @@ def check(config: schema.RunConfig) -> Plan:
                 f"says {have}"
             )
     made = plan(config)
-    if config.weights:
+    if config.weights and weights:
         check_weights(made, config.weights)
     return made
 
@@ -147,6 +196,55 @@ def with_values(config: schema.RunConfig, values: Mapping[str, Any]) -> schema.R
     except ValidationError as error:
         found = problems_of(error, schema.RunConfig, plain, ())
         raise DocumentError(found) from error
+
+
+def continued(
+    config: schema.RunConfig, options: Mapping[str, Any], rescale: bool = False
+) -> schema.RunConfig:
+    """Return the configuration with which a run goes on.
+
+    Args:
+        config: the run's.
+        options: what the user asks for, by the command line's names. `epochs` makes the run
+            longer and leaves the schedule as it was; where data lie, how often checkpoints are
+            written and what is done about NaN may change; all others must be what they were.
+        rescale: whether the schedule is to span the new number of epochs.
+
+    Raises:
+        BadInputError: an option contradicts the run, or `epochs` would shorten it.
+    """
+    plain = config.model_dump(mode="json")
+    changed = {}
+    for option, value in options.items():
+        if option in _CHANGEABLE:
+            changed[OPTION_PATHS[option]] = value
+        elif option != "epochs":
+            _check_same(option, value, plain)
+    epochs = options.get("epochs", config.recipe.epochs)
+    if epochs < config.recipe.epochs:
+        raise BadInputError(
+            f"--epochs {epochs} would shorten the run, which has {config.recipe.epochs}; begin a "
+            "new one"
+        )
+    changed["recipe.epochs"] = epochs
+    changed["horizon"] = epochs if rescale else config.horizon
+    return with_values(config, changed)
+
+
+def _check_same(option: str, value: Any, plain: dict[str, Any]) -> None:
+    """Refuse an option that says something else than the run's configuration."""
+    flag = f"--{option.replace('_', '-')}" if option != "name" else "the model"
+    if option not in _FIXED:
+        raise BadInputError(f"{flag} {value}: a run that goes on carries all of this; leave it out")
+    held: Any = plain
+    for part in _FIXED[option].split("."):
+        held = held[part]
+    same = [held, plain["precision"]["resolved"]] if option == "precision" else [held]
+    if (_text(value) if _FIXED[option] in _FILES else value) not in same:
+        raise BadInputError(
+            f"{flag} {value} contradicts the run, which has {held} ({_FIXED[option]} in its "
+            "config.yaml); leave it out, or begin a new run"
+        )
 
 
 def _set(node: Any, path: str, value: Any) -> None:

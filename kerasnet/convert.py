@@ -119,7 +119,7 @@ def load_weights(model: keras.Model, file: str | os.PathLike[str]) -> dict[str, 
     arrays, metadata = read_arrays(file)
     variables = weight_variables(model)
     expected = {key: tuple(variable.shape) for key, variable in variables.items()}
-    problems = _mismatches({key: array.shape for key, array in arrays.items()}, expected)
+    problems = mismatches({key: array.shape for key, array in arrays.items()}, expected)
     problems += [
         f"{key}: has values that are not finite"
         for key, array in arrays.items()
@@ -139,7 +139,7 @@ def check_weights(plan: Plan, file: str | os.PathLike[str]) -> None:
     """
     with _opened(file) as opened:
         shapes = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
-    _refuse(_mismatches(shapes, plan.variables()), file, plan.name)
+    _refuse(mismatches(shapes, plan.variables()), file, plan.name)
 
 
 def _refuse(problems: list[str], file: str | os.PathLike[str], model: str) -> None:
@@ -148,7 +148,7 @@ def _refuse(problems: list[str], file: str | os.PathLike[str], model: str) -> No
         raise BadInputError(f"{file} does not fit {model}:\n  " + "\n  ".join(shown))
 
 
-def _mismatches(
+def mismatches(
     received: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
 ) -> list[str]:
     """Return what is missing, left over, or of another shape."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -34,9 +35,16 @@ class EnvironmentFaultError(KerasnetError):
 
 
 class InterruptedRunError(KerasnetError):
-    """The user pressed Ctrl-C."""
+    """The user pressed Ctrl-C, or somebody ended the process with SIGTERM.
 
-    exit_code = 130
+    Args:
+        message: where, and how to go on.
+        signum: the signal's number.
+    """
+
+    def __init__(self, message: str, signum: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signum
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from kerasnet.errors import BadInputError, EnvironmentFaultError
 
@@ -26,8 +28,12 @@ def shipped(name: str) -> Path:
     raise FileNotFoundError(f"kerasnet's own '{name}' is missing: the installation is incomplete")
 
 
-def check_new(folder: str | os.PathLike[str]) -> None:
+def check_new(folder: str | os.PathLike[str], but: str = "") -> None:
     """Check that a folder can be used for new results.
+
+    Args:
+        folder: it need not exist.
+        but: a name in it that does not count.
 
     Raises:
         BadInputError: there is a file of this name, or the folder is not empty.
@@ -36,7 +42,7 @@ def check_new(folder: str | os.PathLike[str]) -> None:
     path = Path(folder)
     try:
         if path.is_dir():
-            if any(path.iterdir()):
+            if any(entry.name != but for entry in path.iterdir()):
                 raise BadInputError(
                     f"{path}: already there and not empty; choose another folder with --out"
                 )
@@ -61,8 +67,15 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
     return Path(folder)
 
 
-def write_atomically(file: Path, content: bytes) -> None:
+TEMPORARY = ".temporary"
+
+
+def write_atomically(file: Path, *content: bytes | memoryview) -> None:
     """Write a file so that it is there whole or not at all, also after a power cut.
+
+    Args:
+        file: where to; its folder is made if it is missing.
+        content: what it will hold, in parts.
 
     Raises:
         EnvironmentFaultError: the disk is full, the folder read-only, or the like.
@@ -70,13 +83,14 @@ def write_atomically(file: Path, content: bytes) -> None:
     temporary = None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        descriptor, temporary = tempfile.mkstemp(TEMPORARY, f".{file.name}.", file.parent)
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
+            stream.writelines(content)
             stream.flush()
             os.fsync(stream.fileno())
         Path(temporary).chmod(0o644)
         Path(temporary).replace(file)
+        _sync_folder(file.parent)
     except OSError as error:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
@@ -84,3 +98,41 @@ def write_atomically(file: Path, content: bytes) -> None:
             f"{file}: cannot be written: {error.strerror or error}. Make room or choose another "
             "folder with --out"
         ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a renamed file's new name last; only where the system lets folders be opened."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what a process that was killed while writing left in a folder."""
+    for left in folder.glob(f".*{TEMPORARY}"):
+        left.unlink(missing_ok=True)
+
+
+def read_json(file: Path, limit: int = 2**26) -> Any:
+    """Read a JSON file that may come from a stranger.
+
+    Args:
+        file: the file.
+        limit: bytes; a larger file is refused before it is read.
+
+    Raises:
+        BadInputError: it is missing, too large, nested too deeply, or no JSON.
+    """
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(limit + 1)
+        if len(content) > limit:
+            raise BadInputError(f"{file}: is larger than {limit:,} bytes, too large for what it is")
+        return json.loads(content)
+    except OSError as error:
+        raise BadInputError(f"{file}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise BadInputError(f"{file}: not JSON: {error}") from error

@@ -40,18 +40,24 @@ class Reporter:
         self._bar: Progress | None = None
         self._started = False
 
-    def epoch_begins(self, epoch: int) -> None:
-        """Start epoch `epoch`, counted from 1."""
+    def epoch_begins(self, epoch: int, done: int = 0, loss: float = 0.0) -> None:
+        """Start epoch `epoch`, counted from 1, or go on with it.
+
+        Args:
+            epoch: its number.
+            done: steps that were done before.
+            loss: sum of their losses.
+        """
         self.epoch = epoch
-        self._marks = (0, 0.0)
-        self._last = (0, self.clock())
+        self._marks = (done, loss)
+        self._last = (done, self.clock())
         if self.console.is_terminal:
             self._bar = Progress(
                 TextColumn(f"epoch {epoch}/{self.epochs}"), BarColumn(), MofNCompleteColumn(),
                 TextColumn("{task.fields[said]}"), console=self.console, transient=True,
             )  # fmt: skip
             self._bar.start()
-            self._task = self._bar.add_task("", total=self.steps, said="starting")
+            self._task = self._bar.add_task("", total=self.steps, completed=done, said="starting")
 
     def wants(self, step: int) -> bool:
         """Whether the values after this step are shown; reading them makes the device wait."""

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import os
 import platform
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
 from kerasnet import __version__, schema
+from kerasnet.checkpoint import checkpoint_files
 from kerasnet.config import read_config
 from kerasnet.document import to_yaml
-from kerasnet.errors import BadInputError
-from kerasnet.files import check_new, make_folder, write_atomically
+from kerasnet.errors import BadInputError, EnvironmentFaultError
+from kerasnet.files import (
+    check_new,
+    make_folder,
+    read_json,
+    remove_temporaries,
+    write_atomically,
+)
 
 METRICS = ("epoch", "step", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
-TIMING = ("epoch", "seconds", "images_per_second", "validation_seconds")
+TIMING = ("epoch", "seconds", "images_per_second", "validation_seconds", "checkpoint_seconds")
 _VERSIONS = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "keras-tuner")
 
 
@@ -48,23 +57,46 @@ class Run:
         return (self.path / "summary.json").is_file()
 
     @property
+    def started(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return bool(checkpoint_files(self.checkpoints))
+
+    def done(self, config: schema.RunConfig) -> bool:
+        """Whether the run has ended and a configuration asks for nothing more."""
+        return self.finished and config.recipe.epochs <= self.config.recipe.epochs
+
+    @property
     def last_weights(self) -> Path:
         """The newest weights."""
-        return self.path / "checkpoints" / "last.safetensors"
+        return self.checkpoints / "last.safetensors"
 
     @property
     def best_weights(self) -> Path:
         """The weights of the best validation accuracy; only where there is a validation split."""
-        return self.path / "checkpoints" / "best.safetensors"
+        return self.checkpoints / "best.safetensors"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints and weights."""
+        return self.path / "checkpoints"
+
+    @property
+    def resume_command(self) -> str:
+        """The shell line that goes on with this run."""
+        return shlex.join(["kerasnet", "fit", "--resume", str(self.path)])
 
     def write_config(self, config: schema.RunConfig) -> None:
         """Write `config.yaml`."""
-        again = f"kerasnet fit --config {self.path}/config.yaml"
+        again = shlex.join(["kerasnet", "fit", "--config", f"{self.path}/config.yaml"])
         comment = f"Everything this run used. Repeat it with: {again}"
         self._write("config.yaml", to_yaml(config, comment=comment))
 
-    def write_environment(self, facts: Mapping[str, Any] | None = None) -> None:
-        """Write `environment.json`: versions and hardware, and further facts."""
+    def write_environment(self, facts: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+        """Write `environment.json`: versions and hardware, and further facts.
+
+        Returns:
+            The versions that were others when it was written before: name → (old, new).
+        """
         versions = {name: _version(name) for name in _VERSIONS}
         known = {
             "python": platform.python_version(),
@@ -74,28 +106,92 @@ class Run:
             if hasattr(os, "sched_getaffinity")
             else os.cpu_count(),
             **versions,
-            **(facts or {}),
+            **facts,
         }
+        before = self._environment()
         self._write("environment.json", json.dumps(known, indent=2) + "\n")
+        return {
+            name: (str(before[name]), version)
+            for name, version in versions.items()
+            if name in before and before[name] != version
+        }
 
-    def append(self, name: str, fields: tuple[str, ...], row: Mapping[str, Any]) -> None:
-        """Append one row to `metrics.csv` or `timing.csv`, whole or not at all."""
-        file = self.path / name
-        text = file.read_text() if file.exists() else ",".join(fields) + "\n"
-        line = io.StringIO()
-        csv.writer(line, lineterminator="\n").writerow([_cell(row.get(f)) for f in fields])
-        self._write(name, text + line.getvalue())
+    def _environment(self) -> dict[str, Any]:
+        file = self.path / "environment.json"
+        return dict(read_json(file)) if file.is_file() else {}
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training this run; the lock goes with the process.
+
+        Raises:
+            BadInputError: another process trains it.
+            EnvironmentFaultError: the folder cannot be written.
+        """
+        import portalocker
+
+        file = self.path / ".lock"
+        with _opened_lock(file) as stream:
+            try:
+                portalocker.lock(stream, portalocker.LOCK_EX | portalocker.LOCK_NB)
+            except portalocker.LockException as error:
+                stream.seek(0)
+                raise BadInputError(
+                    f"{self.path}: is being trained by another process "
+                    f"({stream.read(100).strip() or file}). Wait until it has ended, or choose "
+                    "another folder with --out"
+                ) from error
+            try:
+                stream.seek(0)
+                stream.truncate()
+                stream.write(f"process {os.getpid()} on {platform.node()}\n")
+                stream.flush()
+                yield
+            finally:
+                portalocker.unlock(stream)
+
+    def prepare(self) -> None:
+        """Make the folder for checkpoints and remove what a killed process left half-written.
+
+        Raises:
+            BadInputError: `checkpoints` leads out of the run folder.
+            EnvironmentFaultError: it cannot be made.
+        """
+        if self.checkpoints.is_symlink():
+            raise BadInputError(
+                f"{self.checkpoints}: is a link out of the run folder; expected a folder"
+            )
+        make_folder(self.checkpoints)
+        for folder in (self.path, self.checkpoints):
+            remove_temporaries(folder)
+
+    def write_rows(
+        self, name: str, fields: tuple[str, ...], rows: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Write `metrics.csv` or `timing.csv`."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(fields)
+        writer.writerows([_cell(row.get(f)) for f in fields] for row in rows)
+        self._write(name, text.getvalue())
 
     def metrics(self) -> list[dict[str, float | None]]:
-        """Return the rows of `metrics.csv`; a cell that is empty is None."""
+        """Return the rows of `metrics.csv`; a cell that is empty is None.
+
+        Raises:
+            BadInputError: the file is not such a table.
+        """
         file = self.path / "metrics.csv"
         if not file.exists():
             return []
-        with file.open(newline="") as stream:
-            return [
-                {k: float(v) if v else None for k, v in row.items()}
-                for row in csv.DictReader(stream)
-            ]
+        try:
+            with file.open(newline="") as stream:
+                return [
+                    {k: float(v) if v else None for k, v in row.items()}
+                    for row in csv.DictReader(stream)
+                ]
+        except (ValueError, TypeError, csv.Error) as error:
+            raise BadInputError(f"{file}: not a table of numbers: {error}") from error
 
     def write_predictions(
         self, labels: np.ndarray[Any, Any], probabilities: np.ndarray[Any, Any]
@@ -107,6 +203,10 @@ class Run:
         )
         write_atomically(self.path / "predictions.npz", buffer.getvalue())
 
+    def reopen(self) -> None:
+        """Let a finished run be one that has not finished."""
+        (self.path / "summary.json").unlink(missing_ok=True)
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`, which marks the run as finished."""
         self._write("summary.json", json.dumps(summary, indent=2) + "\n")
@@ -117,13 +217,11 @@ class Run:
         Raises:
             BadInputError: the run has not finished, or the file is damaged.
         """
-        file = self.path / "summary.json"
-        try:
-            return dict(json.loads(file.read_text()))
-        except FileNotFoundError as error:
-            raise BadInputError(f"{self.path}: this run has not finished") from error
-        except ValueError as error:
-            raise BadInputError(f"{file}: not JSON: {error}") from error
+        if not self.finished:
+            raise BadInputError(
+                f"{self.path}: this run has not finished. Go on with: {self.resume_command}"
+            )
+        return dict(read_json(self.path / "summary.json"))
 
     def _write(self, name: str, text: str) -> None:
         write_atomically(self.path / name, text.encode())
@@ -142,10 +240,27 @@ def create_run(path: str | os.PathLike[str] | None, config: schema.RunConfig) ->
     """
     folder = Path(path) if path else default_folder(config)
     check_new(folder)
-    make_folder(folder / "checkpoints")
-    run = Run(folder)
-    run.write_config(config.model_copy(update={"kerasnet": __version__}))
+    run = Run(make_folder(folder))
+    with run.locked():
+        # Once more, for another process may have begun a run here just now.
+        check_new(folder, but=".lock")
+        run.write_config(config.model_copy(update={"kerasnet": __version__}))
     return run
+
+
+@contextlib.contextmanager
+def _opened_lock(file: Path) -> Iterator[TextIO]:
+    try:
+        # Neither truncated, for its owner is read from it, nor followed to somebody else's file.
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        stream = os.fdopen(os.open(file, flags, 0o644), "r+")
+    except OSError as error:
+        raise EnvironmentFaultError(
+            f"{file}: cannot be written: {error.strerror or error}; training writes into its run "
+            "folder"
+        ) from error
+    with stream:
+        yield stream
 
 
 def load_run(path: str | os.PathLike[str]) -> Run:

@@ -1,0 +1,98 @@
+"""Ctrl-C and SIGTERM: once to finish the step and save, twice to leave at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(BaseException):
+    """A signal ended what was being done. Like KeyboardInterrupt, no `except Exception` stops it.
+
+    Attributes:
+        signum: the signal's number.
+        saved: whether the run's state was written after it.
+    """
+
+    def __init__(self, signum: int, saved: bool = False) -> None:
+        super().__init__(signum)
+        self.signum, self.saved = signum, saved
+
+
+class Interruption:
+    """While entered, catches SIGINT and SIGTERM; only the main thread can catch anything.
+
+    A signal raises `Interrupted` where the program is; after `hold` it is kept in `requested` until
+    somebody asks. A second one leaves the process at once, even from a long step: a thread is told
+    of signals as they come, before the interpreter has time for its handlers.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.requested: int | None = None
+        self._held = False
+
+    def __enter__(self) -> Interruption:
+        """Catch signals."""
+        self._active = threading.current_thread() is threading.main_thread()
+        if self._active:
+            self._reading, self._writing = socket.socketpair()
+            self._writing.setblocking(False)
+            self._handlers = {s: signal.signal(s, self._handle) for s in SIGNALS}
+            self._descriptor = signal.set_wakeup_fd(
+                self._writing.fileno(), warn_on_full_buffer=False
+            )
+            self._watcher = threading.Thread(target=self._watch, daemon=True)
+            self._watcher.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        """Leave signals to whoever caught them before."""
+        if self._active:
+            signal.set_wakeup_fd(self._descriptor)
+            for signum, handler in self._handlers.items():
+                signal.signal(signum, handler)
+            self._writing.close()
+            self._watcher.join()
+            self._reading.close()
+
+    def hold(self) -> None:
+        """Keep signals for `requested` from now on."""
+        self._held = True
+
+    def release(self) -> None:
+        """Let a signal raise again; raises the one that was kept."""
+        self._held = False
+        if self.requested is not None:
+            raise Interrupted(self.requested)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        self.requested = signum
+        if not self._held:
+            raise Interrupted(signum)
+
+    def _watch(self) -> None:
+        seen = False
+        while signum := self._reading.recv(1):
+            if signum[0] in SIGNALS and seen:
+                self._leave(signum[0])
+            elif signum[0] in SIGNALS:
+                seen = True
+                if self._held:
+                    self._say("finishing this step, then saving; once more leaves at once")
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+    def _leave(self, signum: int) -> None:
+        if self.console.is_terminal:
+            self.console.show_cursor(True)
+        os._exit(128 + signum)
