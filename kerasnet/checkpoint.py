@@ -166,7 +166,7 @@ def _bytes(file: Path, max_bytes: int | None) -> bytes:
 
 
 def _header_end(content: memoryview) -> int:
-    return 8 + int.from_bytes(content[:8], "little")
+    return min(len(content), 8 + int.from_bytes(content[:8], "little"))
 
 
 def newest_checkpoint(

@@ -15,10 +15,13 @@ from pydantic import BaseModel, ValidationError
 
 from kerasnet.errors import BadInputError, did_you_mean
 
-# A registry of a hundred families is about 100 KB.
+# A registry of a hundred families is about 100 KB and 10,000 values; one value takes up to 50 µs to
+# read.
 MAX_BYTES = 4_000_000
+MAX_VALUES = 100_000
 MAX_DEPTH = 50
 MAX_BITS = 64
+MAX_PROBLEMS = 20
 
 DocPath = tuple[str | int, ...]
 T = TypeVar("T", bound=BaseModel)
@@ -55,7 +58,10 @@ class DocumentError(BadInputError):
 
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = problems
-        super().__init__("\n".join(map(str, problems)))
+        lines = [str(problem) for problem in problems[:MAX_PROBLEMS]]
+        if len(problems) >= MAX_PROBLEMS:
+            lines.append(f"these are the first {MAX_PROBLEMS} problems; there may be more")
+        super().__init__("\n".join(lines))
 
 
 @dataclass
@@ -76,8 +82,15 @@ def dotted(path: DocPath) -> str:
     """Write a path as `models.resnet50.stages[0].width`."""
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+        name = shown(str(part))
+        text += f"[{name}]" if isinstance(part, int) else f".{name}" if text else name
     return text
+
+
+def shown(text: str, most: int = 60) -> str:
+    """Write text of a document as a terminal can show it: on one line, cut, without controls."""
+    cut = text if len(text) <= most else text[: most - 3] + "..."
+    return cut if cut.isprintable() else repr(cut)[1:-1]
 
 
 # ---------------------------------------------------------------------------- reading
@@ -91,10 +104,14 @@ def read(file: str | os.PathLike[str]) -> Document:
     """Read a YAML 1.2 file.
 
     Raises:
-        DocumentError: it cannot be read, is no YAML mapping, repeats a key, or has an alias or tag.
+        DocumentError: it is no YAML mapping, too large, repeats a key, or has an alias or tag.
+        BadInputError: it cannot be read, or is no file.
     """
     path = Path(file)
     try:
+        # Reading a pipe would wait for whoever writes to it.
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise OSError("expected a file, found a pipe or a device; write its text to a file")
         with path.open("rb") as stream:
             raw = stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
@@ -121,10 +138,7 @@ def parse(raw: bytes, file: str) -> Document:
     if node is None:
         raise _fail(Place(file, 1, 1), "the document is empty; expected a mapping")
     document = Document(None)
-    try:
-        document.data = _construct(node, (), file, document.places, set())
-    except RecursionError as error:
-        raise _fail(Place(file, 1, 1), f"nested more than {MAX_DEPTH} levels deep") from error
+    document.data = _construct(node, (), file, document.places)
     if not isinstance(document.data, dict):
         raise _fail(
             document.places[()],
@@ -137,70 +151,124 @@ def _compose(text: str, file: str) -> Any:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Composer = _composer(file)
     try:
-        return YAML(typ="safe", pure=True).compose(text)
+        return yaml.compose(text)
+    except DocumentError:
+        raise
     except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = Place(file, mark.line + 1, mark.column + 1) if mark else Place(file, 1, 1)
         said = " ".join(str(part) for part in (error.context, error.problem) if part)
         if "\\t" in said:
             said += "; YAML indents with spaces, not tabs"
-        raise _fail(place, f"not YAML: {said}") from error
+        mark = error.problem_mark or error.context_mark
+        raise _fail(_place(file, mark), f"not YAML: {shown(said, 300)}") from error
     except YAMLError as error:
         position = getattr(error, "position", 0)
         line = text.count("\n", 0, position) + 1
         column = position - (text.rfind("\n", 0, position) + 1) + 1
         first = str(error).splitlines()[0]
-        raise _fail(Place(file, line, column), f"not YAML: {first}") from error
-    except RecursionError as error:
-        raise _fail(Place(file, 1, 1), f"nested more than {MAX_DEPTH} levels deep") from error
-    except ValueError as error:
-        raise _fail(Place(file, 1, 1), f"not YAML: {error}") from error
+        raise _fail(Place(file, line, column), f"not YAML: {shown(first, 300)}") from error
+    except (ValueError, OverflowError, AssertionError) as error:  # no such escape or version
+        raise _fail(Place(file, 1, 1), f"not YAML: {shown(str(error), 300)}") from error
 
 
-def _construct(
-    node: Any, path: DocPath, file: str, places: dict[DocPath, Place], seen: set[int]
-) -> Any:
-    place = Place(file, node.start_mark.line + 1, node.start_mark.column + 1)
+def _place(file: str, mark: Any) -> Place:
+    return Place(file, mark.line + 1, mark.column + 1) if mark else Place(file, 1, 1)
+
+
+def _composer(file: str) -> type[Any]:
+    """Return a composer that gives up as soon as a document asks for too much."""
+    from ruamel.yaml.composer import Composer
+
+    class Bounded(Composer):
+        values = level = 0
+
+        def compose_document(self) -> Any:
+            event = self.parser.peek_event()
+            if event.version not in (None, (1, 2)):
+                raise _fail(_place(file, event.start_mark), "expected YAML 1.2, received YAML 1.1")
+            return super().compose_document()
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            event = self.parser.peek_event()
+            self.values += 1
+            self.level += 1
+            too_much = _too_much(event, self.values, self.level)
+            if too_much:
+                raise _fail(_place(file, event.start_mark), too_much)
+            node = super().compose_node(parent, index)
+            self.level -= 1
+            return node
+
+    return Bounded
+
+
+def _too_much(event: Any, values: int, level: int) -> str | None:
+    # Expanding aliases can grow exponentially.
+    if event.anchor is not None:
+        return (
+            "anchors and aliases (`&name`, `*name`) are not allowed; write the value again, or "
+            "use `extends`"
+        )
+    if values > MAX_VALUES:
+        return f"more than {MAX_VALUES:,} keys and values"
+    if level > MAX_DEPTH + 1:
+        return f"nested more than {MAX_DEPTH} levels deep"
+    return None
+
+
+def _construct(node: Any, path: DocPath, file: str, places: dict[DocPath, Place]) -> Any:
+    place = _place(file, node.start_mark)
     places.setdefault(path, place)
     fail = partial(_fail, place, path=path)
-    if len(path) > MAX_DEPTH:
-        raise _fail(place, f"nested more than {MAX_DEPTH} levels deep")
-    # An alias makes the same node appear twice; expanding aliases can grow exponentially.
-    if id(node) in seen:
-        raise fail("aliases (`*name`) are not allowed; write the value again, or use `extends`")
-    seen.add(id(node))
-    kind = type(node).__name__
+    kind, tag = type(node).__name__, _tag(node)
     if kind == "ScalarNode":
-        return _scalar(node, fail)
-    if str(node.tag).rpartition(":")[2] not in ("seq", "map"):
-        raise fail(f"tags such as {node.tag} are not allowed; write a plain value")
+        return _scalar(node, tag, fail)
+    if tag not in ("seq", "map"):
+        raise fail(_tagged(node))
     if kind == "SequenceNode":
-        return [_construct(n, (*path, i), file, places, seen) for i, n in enumerate(node.value)]
+        return [_construct(n, (*path, i), file, places) for i, n in enumerate(node.value)]
     result: dict[str, Any] = {}
     for key_node, value_node in node.value:
-        at = Place(file, key_node.start_mark.line + 1, key_node.start_mark.column + 1)
+        at = _place(file, key_node.start_mark)
         key = key_node.value
-        if not isinstance(key, str) or key_node.tag == "tag:yaml.org,2002:merge":
-            raise _fail(at, "expected a plain name as key, received a collection or `<<`", path)
+        if not isinstance(key, str) or _tag(key_node) not in _PLAIN:
+            raise _fail(
+                at, "expected a plain name as key, received a collection, tag or `<<`", path
+            )
         if key in result:
             first = places[(*path, key)]
-            raise _fail(at, f"duplicate key '{key}', first given on line {first.line}", path)
+            raise _fail(at, f"duplicate key '{shown(key)}', first given on line {first.line}", path)
         places[(*path, key)] = at
-        result[key] = _construct(value_node, (*path, key), file, places, seen)
+        result[key] = _construct(value_node, (*path, key), file, places)
     return result
 
 
-def _scalar(node: Any, fail: Any) -> Any:
-    tag = str(node.tag).rpartition(":")[2]
+def _tag(node: Any) -> str | None:
+    """Return the name of one of YAML's own tags, None for any other."""
+    prefix, tag = "tag:yaml.org,2002:", str(node.tag)
+    return tag.removeprefix(prefix) if tag.startswith(prefix) else None
+
+
+def _tagged(node: Any) -> str:
+    return f"tags such as {shown(str(node.tag))} are not allowed; write a plain value"
+
+
+_PLAIN = ("str", "timestamp", "int", "float", "bool", "null")
+_WORDS: dict[str | None, dict[str, bool | None]] = {
+    "null": {"": None, "~": None, "null": None},
+    "bool": {"true": True, "false": False},
+}
+
+
+def _scalar(node: Any, tag: str | None, fail: Any) -> Any:
     text = node.value
     if tag in ("int", "float") and "_" in text:
         return text  # digits may be grouped in YAML 1.1 only
+    if text.lower() in _WORDS.get(tag, {}):
+        return _WORDS[tag][text.lower()]
     try:
-        if tag == "null":
-            return None
-        if tag == "bool":
-            return text.lower() == "true"
         if tag == "int":
             number = int(text, 0 if text[:2] in ("0o", "0x") else 10)
             if number.bit_length() > MAX_BITS:
@@ -209,10 +277,12 @@ def _scalar(node: Any, fail: Any) -> Any:
         if tag == "float":
             return _float(text)
     except ValueError as error:
-        raise fail(f"'{text[:40]}' is not a number that can be held: {error}") from error
+        raise fail(
+            f"'{shown(text)}' is not a number that can be held: {shown(str(error), 200)}"
+        ) from error
     if tag in ("str", "timestamp"):
         return text
-    raise fail(f"tags such as {node.tag} are not allowed; write a plain value")
+    raise fail(_tagged(node))
 
 
 def _float(text: str) -> float:
@@ -236,8 +306,7 @@ def describe(value: Any) -> str:
     if value is None:
         return "nothing"
     kind = next((name for cls, name in kinds if isinstance(value, cls)), type(value).__name__)
-    shown = repr(value)
-    return f"{shown if len(shown) <= 60 else shown[:57] + '...'} ({kind})"
+    return f"{shown(repr(value))} ({kind})"
 
 
 def problems_of(
@@ -252,7 +321,7 @@ def problems_of(
         base: where `data` stands in its document.
     """
     grouped: dict[DocPath, list[str]] = {}
-    for item in error.errors(include_url=False):
+    for item in error.errors(include_url=False)[:MAX_PROBLEMS]:
         path = _document_path(item["loc"], data, missing=item["type"] == "missing")
         text = _sentence(item, cls)
         if text not in grouped.setdefault((*base, *path), []):
@@ -276,10 +345,12 @@ def _document_path(loc: DocPath, data: Any, missing: bool) -> DocPath:
 def _sentence(item: Any, cls: type[BaseModel]) -> str:
     kind, loc = item["type"], item["loc"]
     if kind == "extra_forbidden":
-        return f"unknown key '{loc[-1]}'. {did_you_mean(str(loc[-1]), _known_keys(cls, loc[:-1]))}"
+        hint = did_you_mean(str(loc[-1]), _known_keys(cls, loc[:-1]))
+        return f"unknown key '{shown(str(loc[-1]))}'. {hint}"
     if kind == "missing":
         return f"the key '{loc[-1]}' is missing"
     message = item["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    message = shown(message, 500)
     if kind == "literal_error" and isinstance(item["input"], str):
         words = item["ctx"]["expected"].replace(" or ", ",").split(",")
         expected = [word.strip("' ") for word in words]

@@ -28,12 +28,12 @@ def shipped(name: str) -> Path:
     raise FileNotFoundError(f"kerasnet's own '{name}' is missing: the installation is incomplete")
 
 
-def check_new(folder: str | os.PathLike[str], but: str = "") -> None:
-    """Check that a folder can be used for new results.
+# What a process leaves that was killed before it wrote its first file.
+LOCK, TEMPORARY = ".lock", ".temporary"
 
-    Args:
-        folder: it need not exist.
-        but: a name in it that does not count.
+
+def check_new(folder: str | os.PathLike[str]) -> None:
+    """Check that a folder can be used for new results.
 
     Raises:
         BadInputError: there is a file of this name, or the folder is not empty.
@@ -42,7 +42,7 @@ def check_new(folder: str | os.PathLike[str], but: str = "") -> None:
     path = Path(folder)
     try:
         if path.is_dir():
-            if any(entry.name != but for entry in path.iterdir()):
+            if any(not entry.name.endswith((LOCK, TEMPORARY)) for entry in path.iterdir()):
                 raise BadInputError(
                     f"{path}: already there and not empty; choose another folder with --out"
                 )
@@ -65,9 +65,6 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
             f"{folder}: cannot be made: {error.strerror or error}. Choose another folder with --out"
         ) from error
     return Path(folder)
-
-
-TEMPORARY = ".temporary"
 
 
 def write_atomically(file: Path, *content: bytes | memoryview) -> None:
@@ -116,23 +113,43 @@ def remove_temporaries(folder: Path) -> None:
         left.unlink(missing_ok=True)
 
 
-def read_json(file: Path, limit: int = 2**26) -> Any:
-    """Read a JSON file that may come from a stranger.
+def read_bytes(file: Path, limit: int) -> bytes:
+    """Read a file that may come from a stranger.
 
     Args:
         file: the file.
         limit: bytes; a larger file is refused before it is read.
 
     Raises:
-        BadInputError: it is missing, too large, nested too deeply, or no JSON.
+        BadInputError: it is missing, unreadable, larger than that, or a pipe or the like.
     """
     try:
+        # Opening a pipe waits until somebody writes into it.
+        if file.exists() and not file.is_file():
+            raise OSError("it is no regular file")
         with file.open("rb") as stream:
-            content = stream.read(limit + 1)
-        if len(content) > limit:
-            raise BadInputError(f"{file}: is larger than {limit:,} bytes, too large for what it is")
+            large = os.fstat(stream.fileno()).st_size > limit
+            content = b"" if large else stream.read(limit + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BadInputError(f"{file}: cannot be read: {reason}") from error
+    if large or len(content) > limit:
+        raise BadInputError(f"{file}: is larger than {limit:,} bytes, too large for what it is")
+    return content
+
+
+def read_json(file: Path, limit: int = 2**26) -> Any:
+    """Read a JSON file that may come from a stranger.
+
+    Args:
+        file: the file.
+        limit: bytes; a larger file is refused.
+
+    Raises:
+        BadInputError: it is missing, unreadable, too large, nested too deeply, or no JSON.
+    """
+    content = read_bytes(file, limit)
+    try:
         return json.loads(content)
-    except OSError as error:
-        raise BadInputError(f"{file}: cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise BadInputError(f"{file}: not JSON: {error}") from error

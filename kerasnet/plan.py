@@ -14,14 +14,18 @@ from functools import cached_property
 from typing import Any
 
 from kerasnet import schema
-from kerasnet.document import DocPath, DocumentError, Problem
+from kerasnet.document import DocPath, DocumentError, Problem, shown
 from kerasnet.errors import BadInputError
 
 Shape = tuple[int, ...]
 
-# Parameters of one layer that no useful network reaches (8 GB in float32).
-MAX_LAYER_PARAMS = 2_000_000_000
-MAX_LAYERS = 20_000
+# Figures that no useful small network reaches. In float32 a layer's parameters take 1 GB at most, a
+# model's 2 GB, one activation of one image 256 MB, and all its activations 8 GB.
+MAX_LAYERS = 10_000
+MAX_LAYER_PARAMS = 2**28
+MAX_PARAMS = 2**29
+MAX_ACTIVATION = 2**26
+MAX_ACTIVATIONS = 2**31
 
 _NON_NEGATIVE = {"relu", "relu6", "sigmoid"}
 
@@ -154,12 +158,17 @@ class _Tracer:
     """Appends layers to a plan, keeping names unique and shapes above zero."""
 
     def __init__(
-        self, input_shape: Shape, defaults: schema.Defaults, norms: Mapping[str, schema.Norm]
+        self,
+        input_shape: Shape,
+        defaults: schema.Defaults,
+        norms: Mapping[str, schema.Norm],
+        path: DocPath,
     ) -> None:
         self.defaults, self.norms = defaults, norms
         self.layers: dict[str, Layer] = {}
+        self.params = self.activations = 0
         self.stage = self.block = ""
-        self.path: DocPath = ()
+        self.path = path
         self.input = self.add("input", "InputLayer", (), tuple(input_shape))
 
     def fail(self, text: str) -> DocumentError:
@@ -169,16 +178,27 @@ class _Tracer:
         return self.layers[name].output_shape
 
     def add(self, name: str, kind: str, inputs: Sequence[str], shape: Shape, **more: Any) -> str:
-        if more.get("params", 0) > MAX_LAYER_PARAMS:
-            raise self.fail(f"{name} would have {more['params']:,} parameters; the limit is "
-                            f"{MAX_LAYER_PARAMS:,}")  # fmt: skip
-        if len(self.layers) >= MAX_LAYERS:
-            raise self.fail(f"more than {MAX_LAYERS:,} layers")
+        self._bound(name, more.get("params", 0), math.prod(shape))
         assert name not in self.layers, name
         self.layers[name] = Layer(
             name, kind, tuple(inputs), tuple(shape), stage=self.stage, block=self.block, **more
         )
         return name
+
+    def _bound(self, name: str, params: int, activation: int) -> None:
+        self.params += params
+        self.activations += activation
+        for number, limit, what in (
+            (params, MAX_LAYER_PARAMS, "{} would have {:,} parameters"),
+            (self.params, MAX_PARAMS, "up to {}, the model would have {:,} parameters"),
+            (activation, MAX_ACTIVATION, "{} would give {:,} values an image"),
+            (self.activations, MAX_ACTIVATIONS, "up to {}, {:,} values an image would be kept"),
+        ):
+            if number > limit:
+                raise self.fail(
+                    f"{what.format(name, number)}; the limit is {limit:,}. Use a smaller input, "
+                    "fewer filters or units, or pool before it"
+                )
 
     def _spatial(self, name: str, what: str, x: str) -> tuple[int, int, int]:
         shape = self.shape(x)
@@ -247,7 +267,7 @@ class _Tracer:
         if which == "none":
             return x
         if which not in self.norms:
-            raise self.fail(f"there is no norm '{which}'")
+            raise self.fail(f"there is no norm '{shown(which)}'")
         spec = self.norms[which]
         channels = self.shape(x)[-1]
         trainable = channels * (spec.center + spec.scale)
@@ -535,7 +555,11 @@ def plan_model(
     base: DocPath = ("models", architecture.name)
     shape = _input_shape(model.input if input_shape is None else input_shape)
     classes = _count("classes", model.classes if classes is None else classes)
-    t = _Tracer(shape, model.defaults, architecture.norms)
+    layers = most_layers(architecture)
+    if layers > MAX_LAYERS:
+        text = f"its stages come to as many as {layers:,} layers; the limit is {MAX_LAYERS:,}"
+        raise DocumentError([Problem((*base, "stages"), text)])
+    t = _Tracer(shape, model.defaults, architecture.norms, (*base, "input"))
     t.stage = "stem"
     x = _trace_steps(t, "stem", model.stem, t.input, classes, (*base, "stem"))
     features = []
@@ -549,6 +573,17 @@ def plan_model(
     t.stage = "head"
     _trace_steps(t, "head", model.head, x, classes, (*base, "head"))
     return Plan(architecture.name, shape, tuple(t.layers.values()), tuple(features))
+
+
+def most_layers(architecture: schema.Architecture) -> int:
+    """Return how many layers a plan may have at most, without making it."""
+    model = architecture.model
+    total = 1 + len(model.stem) + len(model.neck) + len(model.head)
+    for stage in model.stages:
+        # Dropout, convolution, norm and activation; the shortcut's three, the sum and what follows.
+        block = 4 * len(architecture.blocks[stage.block].convs) + 5
+        total += stage.repeats * block + len(stage.after)
+    return total
 
 
 def _trace_stage(
@@ -589,8 +624,8 @@ def plan_block(
     """
     shape = _input_shape(input_shape)
     width, stride = _count("width", width), _count("stride", stride)
-    t = _Tracer(shape, defaults or schema.Defaults(), norms or {})
-    t.stage, t.path = name, ("blocks", name)
+    t = _Tracer(shape, defaults or schema.Defaults(), norms or {}, ("blocks", name))
+    t.stage = name
     _trace_block(t, name, block, t.input, width, stride, first=True)
     return Plan(name, shape, tuple(t.layers.values()))
 

@@ -106,9 +106,10 @@ class FirstNonfiniteStep(keras.metrics.Metric):  # type: ignore[misc]
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Look at a batch: integer labels (batch,) and logits (batch, classes)."""
         ops = keras.ops
-        self.steps.assign(self.steps + 1)
+        steps, first = ops.convert_to_tensor(self.steps) + 1, ops.convert_to_tensor(self.first)
         fine = ops.isfinite(self.loss(y_true, y_pred))
-        self.first.assign(ops.where(fine | (self.first > 0), self.first, self.steps))
+        self.steps.assign(steps)
+        self.first.assign(ops.where(ops.logical_or(fine, first > 0), first, steps))
 
     def result(self) -> Any:
         """Return the step, a float32 scalar."""

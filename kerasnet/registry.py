@@ -8,16 +8,29 @@ import json
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from kerasnet import __version__, schema
-from kerasnet.document import Document, DocumentError, Problem, read, validate
+from kerasnet.document import (
+    MAX_PROBLEMS,
+    MAX_VALUES,
+    Document,
+    DocumentError,
+    Problem,
+    read,
+    shown,
+    validate,
+)
 from kerasnet.errors import BadInputError, EnvironmentFaultError, did_you_mean
 from kerasnet.files import shipped, write_atomically
 
-# Entries that may extend one another in a row.
+# Entries that may extend one another in a row, entries of a section, and layers of all models of a
+# registry: without an end to each, checking a small file could take hours.
 MAX_CHAIN = 50
+MAX_ENTRIES = 2_000
+MAX_LAYERS = 200_000
 
 T = TypeVar("T", bound=schema.Strict)
 
@@ -78,7 +91,7 @@ class Registry:
             BadInputError: there is no such model, or it names something there is not.
         """
         model = self.models[name]
-        problems = list(self._dangling(name, model))
+        problems = list(islice(self._dangling(name, model), MAX_PROBLEMS))
         for block in {stage.block for stage in model.stages if stage.block in self.blocks}:
             problems += self._dangling_norms(block)
         if problems:
@@ -104,25 +117,58 @@ class Registry:
             f"Known: {', '.join(sorted(self.recipes))}."
         )
 
-    def problems(self) -> list[Problem]:
-        """Read every entry, check every reference, and plan every model; return what is wrong."""
-        found: list[Problem] = []
+    def problems(self, own: Document | None = None) -> list[Problem]:
+        """Read every entry, check every reference, and plan every model; return what is wrong.
+
+        Args:
+            own: a document laid over another; only what is wrong with it or its entries counts.
+
+        Returns:
+            The first problems, by their place; not more than `MAX_PROBLEMS`.
+        """
+        found: dict[Problem, None] = {}
+        for problem in self._problems():
+            if own is None or _belongs(problem, own):
+                found[problem] = None
+            if len(found) == MAX_PROBLEMS:
+                break
+        return sorted(found, key=lambda p: (p.place is None, p.place or ()))
+
+    def _problems(self) -> Iterator[Problem]:
         sections: list[Section[Any]] = [self.norms, self.blocks, self.recipes, self.datasets]
         for section in sections:
             for name in section:
                 try:
                     section[name]
                 except DocumentError as error:
-                    found += error.problems
+                    yield from error.problems
         for name in self.blocks:
-            found += self._dangling_norms(name)
+            yield from self._dangling_norms(name)
+        too_many = self._too_many_layers()
+        yield from too_many
+        if not too_many:
+            for name in self.models:
+                yield from self._model_problems(name)
+
+    def _too_many_layers(self) -> list[Problem]:
+        """Add up what planning every model would come to, before any is planned."""
+        from kerasnet import plan
+
+        total = 0
         for name in self.models:
-            found += self._model_problems(name)
-        unique = dict.fromkeys(found)
-        return sorted(unique, key=lambda p: (p.place is None, p.place or ()))
+            try:
+                layers = plan.most_layers(self.architecture(name))
+            except DocumentError:
+                continue  # told with the model
+            total += layers if layers <= plan.MAX_LAYERS else 0
+            if total > MAX_LAYERS:
+                path = ("models", name)
+                text = f"with it, the models come to {total:,} layers; the limit is {MAX_LAYERS:,}"
+                return [Problem(path, text, self.document.place(path))]
+        return []
 
     def _missing(self, path: tuple[str | int, ...], kind: str, got: str, known: Any) -> Problem:
-        text = f"there is no {kind} '{got}'. {did_you_mean(got, known)}"
+        text = f"there is no {kind} '{shown(got)}'. {did_you_mean(got, known)}"
         return Problem(path, text, self.document.place(path))
 
     def _missing_norms(self, base: tuple[str, ...], named: _Named) -> Iterator[Problem]:
@@ -222,7 +268,7 @@ def overlay(document: Document) -> Registry:
     """Return the built-in registry with a document laid over it; raises as `load_registry`."""
     own = _sections(document)
     registry = Registry(_resolve(own, _built_in()))
-    problems = [p for p in registry.problems() if _belongs(p, own)]
+    problems = registry.problems(own)
     if problems:
         raise DocumentError(problems)
     return registry
@@ -242,10 +288,15 @@ def _sections(document: Document) -> Document:
         problems.append(Problem(path, text, document.place(path)))
 
     for section, entries in document.data.items():
+        if len(problems) >= MAX_PROBLEMS:
+            break
         if section not in schema.SECTIONS:
-            report((section,), f"unknown key '{section}'. {did_you_mean(section, schema.SECTIONS)}")
+            hint = did_you_mean(section, schema.SECTIONS)
+            report((section,), f"unknown key '{shown(section)}'. {hint}")
         elif not isinstance(entries, dict):
             report((section,), "expected a mapping of names to entries")
+        elif len(entries) > MAX_ENTRIES:
+            report((section,), f"{len(entries):,} entries; the limit is {MAX_ENTRIES:,}")
         else:
             for name, entry in entries.items():
                 if not schema.NAME.fullmatch(name):
@@ -293,6 +344,8 @@ class _Resolver:
     def __init__(self, own: Document, base: Document | None) -> None:
         self.own, self.base = own, base
         self._done: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {}
+        self._chains: dict[tuple[str, str], int] = {}
+        self._values = 0
         self._places: dict[tuple[Any, ...], dict[tuple[str | int, ...], Any]] = {}
         for path, place in own.places.items():
             self._places.setdefault(path[:2], {})[path[2:]] = place
@@ -315,6 +368,12 @@ class _Resolver:
             return entry, places
         self._check(section, name, parent, (*chain, name))
         merged, merged_places = self.entry(section, parent, (*chain, name))
+        self._chains[section, name] = self._chains.get((section, parent), 0) + 1
+        self._values += len(merged_places)
+        if self._values > MAX_VALUES:
+            text = f"`extends` repeats more than {MAX_VALUES:,} keys and values of this file"
+            path = (section, name, "extends")
+            raise DocumentError([Problem(path, text, self.own.place(path))])
         # What a parent is expected to come to says nothing about its child.
         kept = {k: v for k, v in merged.items() if k not in ("extends", "expect")}
         own_fields = {k: v for k, v in entry.items() if k != "extends"}
@@ -329,9 +388,9 @@ class _Resolver:
         known = {*self.own.data.get(section, {}), *(self.base.data[section] if self.base else {})}
         if not isinstance(parent, str) or parent not in known:
             hint = did_you_mean(str(parent), known - {name})
-            text = f"there is no {_SINGULAR[section]} '{parent}' to extend. {hint}"
+            text = f"there is no {_SINGULAR[section]} '{shown(str(parent))}' to extend. {hint}"
             raise DocumentError([Problem(path, text, place)])
-        if len(chain) > MAX_CHAIN:
+        if len(chain) + self._chains.get((section, parent), 0) > MAX_CHAIN:
             text = f"`extends` goes through more than {MAX_CHAIN} entries"
             raise DocumentError([Problem(path, text, place)])
         if parent in chain and not (parent == name and self._in_base(section, parent)):
@@ -385,10 +444,23 @@ def validate_file(file: str) -> dict[str, int]:
         space = validate(schema.Space, document)
         return {"parameters": len(space.parameters)}
     if "architecture" in document.data:
-        from kerasnet.plan import plan_model
-
-        config = validate(schema.RunConfig, document)
-        plan = plan_model(config.architecture, config.input, config.classes)
-        return {"epochs": config.recipe.epochs, "layers": len(plan.layers)}
+        return _validate_config(document)
     overlay(document)
     return {section: len(entries) for section, entries in document.data.items()}
+
+
+def _validate_config(document: Document) -> dict[str, int]:
+    from kerasnet.plan import plan_model
+
+    config = validate(schema.RunConfig, document)
+    try:
+        plan = plan_model(config.architecture, config.input, config.classes)
+    except DocumentError as error:
+        paths = [("architecture", "model", *p.path[2:]) for p in error.problems]
+        raise DocumentError(
+            [
+                Problem(path, p.text, document.place(path))
+                for path, p in zip(paths, error.problems, strict=True)
+            ]
+        ) from error
+    return {"epochs": config.recipe.epochs, "layers": len(plan.layers)}

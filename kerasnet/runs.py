@@ -24,6 +24,7 @@ from kerasnet.config import read_config
 from kerasnet.document import to_yaml
 from kerasnet.errors import BadInputError, EnvironmentFaultError
 from kerasnet.files import (
+    LOCK,
     check_new,
     make_folder,
     read_json,
@@ -130,7 +131,7 @@ class Run:
         """
         import portalocker
 
-        file = self.path / ".lock"
+        file = self.path / LOCK
         with _opened_lock(file) as stream:
             try:
                 portalocker.lock(stream, portalocker.LOCK_EX | portalocker.LOCK_NB)
@@ -243,7 +244,7 @@ def create_run(path: str | os.PathLike[str] | None, config: schema.RunConfig) ->
     run = Run(make_folder(folder))
     with run.locked():
         # Once more, for another process may have begun a run here just now.
-        check_new(folder, but=".lock")
+        check_new(folder)
         run.write_config(config.model_copy(update={"kerasnet": __version__}))
     return run
 

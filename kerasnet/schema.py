@@ -27,6 +27,8 @@ MAX_SIDE = 4_096
 MAX_REPEATS = 1_000
 MAX_STAGES = 100
 MAX_OPS = 100
+MAX_BATCH = 65_536
+MAX_EPOCHS = 100_000
 
 
 class Strict(BaseModel):
@@ -48,6 +50,22 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Shape = Annotated[list[Side], Field(min_length=3, max_length=3)]
+
+
+def _check_prose(value: str) -> str:
+    if not value.replace("\n", " ").replace("\t", " ").isprintable():
+        raise ValueError("expected text without control characters, which a terminal would obey")
+    return value
+
+
+def _check_path(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("expected the name of a file or folder, which holds no null character")
+    return value
+
+
+Prose = Annotated[str, Field(max_length=10_000), AfterValidator(_check_prose)]
+PathName = Annotated[str, AfterValidator(_check_path)]
 Activation = Literal["none", "relu", "relu6", "gelu", "silu", "swish", "elu", "tanh", "sigmoid"]
 
 # ---------------------------------------------------------------------------- initialisers
@@ -388,8 +406,8 @@ class Block(Strict):
     extends: str | None = Field(
         None, description="another block, whose fields this one starts from"
     )
-    description: str = ""
-    origin: str = Field("", description="paper and figure")
+    description: Prose = ""
+    origin: Prose = Field("", description="paper and figure")
     order: Literal["conv-norm-act", "norm-act-conv"] = "conv-norm-act"
     convs: Annotated[list[BlockConv], Field(min_length=1, max_length=16)]
     shortcut: Shortcut = "none"
@@ -433,8 +451,8 @@ class Model(Strict):
     extends: str | None = Field(
         None, description="another model, whose fields this one starts from"
     )
-    description: str = ""
-    origin: str = Field("", description="paper and section")
+    description: Prose = ""
+    origin: Prose = Field("", description="paper and section")
     input: Shape = Field(description="height, width, channels")
     classes: Channels = 10
     defaults: Defaults = Field(default_factory=Defaults)
@@ -567,9 +585,9 @@ class Recipe(Strict):
     extends: str | None = Field(
         None, description="another recipe, whose fields this one starts from"
     )
-    description: str = ""
-    epochs: Annotated[int, Field(ge=1, le=100_000)]
-    batch_size: Annotated[int, Field(ge=1, le=65_536)]
+    description: Prose = ""
+    epochs: Annotated[int, Field(ge=1, le=MAX_EPOCHS)]
+    batch_size: Annotated[int, Field(ge=1, le=MAX_BATCH)]
     optimizer: Optimizer
     schedule: Schedule = Field(default_factory=Constant)
     weight_decay: WeightDecay | None = None
@@ -587,7 +605,7 @@ class DatasetSource(Strict):
     """Where a data set comes from."""
 
     type: Literal["tfds", "digits", "folder"]
-    name: str | None = Field(None, description="the data set's name in tensorflow-datasets")
+    name: PathName | None = Field(None, description="the data set's name in tensorflow-datasets")
 
 
 class Allowed(Strict):
@@ -596,6 +614,11 @@ class Allowed(Strict):
     crop: bool = True
     flip: bool = True
     cutout: bool = True
+
+
+def _without_checksums(archives: Any) -> Any:
+    # Configurations of older runs list the names alone.
+    return dict.fromkeys(archives) if isinstance(archives, list) else archives
 
 
 class Dataset(Strict):
@@ -615,7 +638,10 @@ class Dataset(Strict):
     )
     std: Annotated[list[Positive], Field(min_length=1, max_length=4)] | None = None
     augment: Allowed = Field(default_factory=Allowed)
-    archives: list[str] = Field([], description="archive file names that hold the same data")
+    archives: Annotated[
+        dict[str, Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None],
+        BeforeValidator(_without_checksums),
+    ] = Field({}, description="archive files that hold the same data: name and MD5, or null")
 
     @model_validator(mode="after")
     def _consistent(self) -> Dataset:
@@ -636,6 +662,7 @@ class Dataset(Strict):
 
 # Names become parts of file names and of layer names.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 
 SECTIONS: dict[str, type[Strict]] = {
     "norms": Norm,
@@ -653,7 +680,7 @@ PrecisionName = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 class Architecture(Strict):
     """A model with every block and norm it uses, so that it needs no registry."""
 
-    name: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
+    name: Name
     model: Model
     blocks: dict[str, Block]
     norms: dict[str, Norm]
@@ -669,10 +696,10 @@ class Architecture(Strict):
 class DataConfig(Strict):
     """Which images a run reads."""
 
-    name: str
+    name: PathName
     spec: Dataset
-    data_dir: str | None = None
-    limit_train: Annotated[int, Field(ge=1)] | None = None
+    data_dir: PathName | None = None
+    limit_train: Annotated[int, Field(ge=1, le=2**31)] | None = None
 
 
 class Precision(Strict):
@@ -683,12 +710,47 @@ class Precision(Strict):
     reason: str = ""
 
 
+class EverySteps(Strict):
+    """`{steps: 500}`."""
+
+    steps: Annotated[int, Field(ge=1)]
+
+
+class EveryMinutes(Strict):
+    """`{minutes: 5}`."""
+
+    minutes: Positive
+
+
+def _every_tag(value: Any) -> str:
+    named = isinstance(value, EverySteps) or (isinstance(value, dict) and "steps" in value)
+    return "steps" if named else "minutes"
+
+
+Every = Annotated[
+    Annotated[EverySteps, Tag("steps")] | Annotated[EveryMinutes, Tag("minutes")],
+    Discriminator(_every_tag),
+]
+
+
 class Execution(Strict):
-    """How steps are run; nothing here changes what is learned."""
+    """How steps are run and kept."""
 
     layers: Literal["stock", "fast"] = "stock"
     jit_compile: bool = False
-    evaluation_batch_size: Annotated[int, Field(ge=1)] = 500
+    evaluation_batch_size: Annotated[int, Field(ge=1, le=MAX_BATCH)] = 500
+    deterministic: bool = Field(False, description="the same bits on the same machine, slower")
+    checkpoint_every: Every = Field(
+        EveryMinutes(minutes=5.0), description="beside the one at the end of each epoch"
+    )
+    keep_checkpoints: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        2, description="the newest; more than one lets a damaged one be passed over"
+    )
+    on_nan: Literal["stop", "rollback"] = Field(
+        "stop",
+        description="when the loss is no finite number; rollback: go on from the newest "
+        "checkpoint with half the learning rate",
+    )
 
 
 class Inference(Strict):
@@ -696,7 +758,9 @@ class Inference(Strict):
 
     mean: list[Finite]
     std: list[Positive]
-    resize: list[Side] = Field(description="height, width")
+    resize: Annotated[list[Side], Field(min_length=2, max_length=2)] = Field(
+        description="height, width"
+    )
     class_names: list[str]
     temperature: Positive = 1.0
 
@@ -704,18 +768,22 @@ class Inference(Strict):
 class RunConfig(Strict):
     """Everything a run needs: `config.yaml` in its folder."""
 
-    kerasnet: str = Field(description="version that wrote it")
+    kerasnet: Annotated[str, Field(pattern=r"^[0-9A-Za-z.+-]{1,50}$")] = Field(
+        description="version that wrote it"
+    )
     architecture: Architecture
     input: Shape
     classes: Channels
-    recipe_name: str
+    recipe_name: Name
     recipe: Recipe
-    horizon: Annotated[int, Field(ge=1)] = Field(description="epochs the schedule spans")
+    horizon: Annotated[int, Field(ge=1, le=MAX_EPOCHS)] = Field(
+        description="epochs the schedule spans"
+    )
     data: DataConfig
     precision: Precision
     execution: Execution = Field(default_factory=Execution)
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    weights: str | None = Field(None, description="file the first weights were read from")
+    weights: PathName | None = Field(None, description="file the first weights were read from")
     inference: Inference | None = Field(None, description="known once the data is read")
 
 
@@ -744,7 +812,7 @@ class Choice(Strict):
     """One of several values."""
 
     type: Literal["choice"]
-    values: Annotated[list[bool | int | float | str], Field(min_length=1, max_length=1000)]
+    values: Annotated[list[bool | int | float | str], Field(min_length=1, max_length=100)]
 
 
 Distribution = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]
@@ -753,7 +821,7 @@ Distribution = Annotated[FloatRange | IntRange | Choice, Field(discriminator="ty
 class Space(Strict):
     """A search space: fields of a recipe or model, by path, and how each is drawn."""
 
-    description: str = ""
+    description: Prose = ""
     parameters: Annotated[dict[str, Distribution], Field(min_length=1, max_length=64)]
 
     @model_validator(mode="after")

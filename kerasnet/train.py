@@ -112,10 +112,9 @@ class _Diverged(Exception):  # noqa: N818
         self.step = step
 
 
-def _rate(model: keras.Model) -> float:
-    """Return the learning rate of the latest update."""
-    optimizer = inner(model.optimizer)
-    return float(optimizer._learning_rate(max(0, int(optimizer.iterations) - 1)))
+def _rate(model: keras.Model, step: int) -> float:
+    """Return the learning rate of the update of a step, counted from 1."""
+    return float(inner(model.optimizer)._learning_rate(step - 1))
 
 
 @dataclass
@@ -169,7 +168,8 @@ class _Saver:
         for key, array in state.items():
             if key.startswith("weights/") and not np.isfinite(array).all():
                 step = self.progress.step
-                raise _Diverged(step, f"{key[8:]} is not finite after step {step:,}", _rate(model))
+                what = f"{key[8:]} is not finite after step {step:,}"
+                raise _Diverged(step, what, _rate(model, step))
         keep = self.session.config.execution.keep_checkpoints
         write_checkpoint(self.run.checkpoints, self.progress, {**state, **metrics}, keep)
         self._saved_step, self._saved_at = self.progress.step, time.monotonic()
@@ -265,9 +265,8 @@ class _Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         if first:
             # The count is an epoch's; it goes on over a resume as the other sums do.
             step = self._epoch * self.steps + first
-            raise _Diverged(
-                step, f"the loss of step {step:,} is no finite number", _rate(self.model)
-            )
+            what = f"the loss of step {step:,} is no finite number"
+            raise _Diverged(step, what, _rate(self.model, step))
 
     def _save(self) -> None:
         self.progress.epoch_seconds = time.monotonic() - self._began
@@ -302,7 +301,7 @@ class _Recorder(keras.callbacks.Callback):  # type: ignore[misc]
             "epoch": epoch + 1,
             "step": progress.step,
             **{k: float(logs[k]) if k in logs else None for k in METRICS[2:6]},
-            "learning_rate": _rate(self.model),
+            "learning_rate": _rate(self.model, inner(self.model.optimizer).iterations),
         }
         timing = self._timing(epoch, trained)
         progress.metrics.append(row)
@@ -400,7 +399,7 @@ def _fit(
     data = _read_data(config)
     if test:
         # Hours of training must not end at a damaged file that could have been known of.
-        getattr(data.source, "check", lambda _: None)("test")
+        data.source.check("test")
     config = _settled(run, config, data, console)
     if found is None:
         progress, arrays = Progress(data=data.fingerprint), Arrays()
@@ -421,17 +420,16 @@ def _newest(run: Run, config: schema.RunConfig, console: Console) -> Checkpoint 
     # Weights, at most three further copies of them in an optimiser, and room for what is small.
     bound = 2**26 + 6 * 4 * plan_of(config).params["total"]
 
-    def say(error: BadInputError) -> None:
-        console.print(f"passed over: {error}", highlight=False, markup=False, style="yellow")
-
-    found = newest_checkpoint(run.checkpoints, bound, say)
+    found = newest_checkpoint(
+        run.checkpoints, bound, lambda error: _say(console, f"passed over: {error}", "yellow")
+    )
     if found is not None:
         _say(console, f"going on from {found.file}, step {found.progress.step:,}")
     return found
 
 
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+def _say(console: Console, text: str, style: str | None = None) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True, style=style)
 
 
 def _check_same_data(found: Checkpoint, data: _Data) -> None:

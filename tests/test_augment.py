@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from kerasnet import data, schema
+from kerasnet.data import pipeline, splits
 from kerasnet.errors import BadInputError
 
 tf = pytest.importorskip("tensorflow")
@@ -199,7 +200,7 @@ def test_an_epoch_is_a_permutation_keyed_by_seed_and_epoch(
     n: int, batch_size: int, seed: int
 ) -> None:
     steps, batch = data.steps_per_epoch(n, batch_size), min(n, batch_size)
-    found = list(data._batch_indices(n, batch_size, seed, 2, 0).as_numpy_iterator())
+    found = list(pipeline._batch_indices(n, batch_size, seed, 2, 0).as_numpy_iterator())
     assert [(int(e), int(s)) for e, s, _ in found] == [(e, s) for e in (0, 1) for s in range(steps)]
     for epoch in (0, 1):
         order = np.concatenate([i for e, _, i in found if e == epoch])
@@ -209,7 +210,7 @@ def test_an_epoch_is_a_permutation_keyed_by_seed_and_epoch(
 
 def test_every_position_is_equally_likely() -> None:
     n, epochs = 7, 3000
-    found = data._batch_indices(n, n, 5, epochs, 0).as_numpy_iterator()
+    found = pipeline._batch_indices(n, n, 5, epochs, 0).as_numpy_iterator()
     orders = np.stack([i for _, _, i in found])
     counts = np.stack([np.bincount(orders[:, k], minlength=n) for k in range(n)])
     assert stats.chisquare(counts.ravel(), ddof=2 * n - 2).pvalue > 0.001
@@ -254,7 +255,7 @@ def test_steps_and_seeds_out_of_range_are_refused(arguments: dict[str, int]) -> 
 @pytest.mark.parametrize("aligned", [True, False])
 def test_training_images_are_normalised_and_keep_their_labels(aligned: bool) -> None:
     part = split(10)
-    images = data._buffer(part.images.shape) if aligned else np.empty(part.images.size + 1, "u1")
+    images = splits.buffer(part.images.shape) if aligned else np.empty(part.images.size + 1, "u1")
     images = images if aligned else images[1:].reshape(part.images.shape)
     images[:] = part.images
     part = data.Split(images, part.labels)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import pickle
 import socket
+import struct
 import subprocess
 import sys
-import tarfile
 import threading
 import time
 from pathlib import Path
@@ -18,174 +17,34 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from synthetic import (
+    CIFAR,
+    alone,
+    binary_archive,
+    binary_record,
+    cifar_members,
+    describe,
+    encode,
+    fill,
+    pack,
+    paint,
+    pictures,
+    prepare,
+    python_batch,
+    shard,
+    unpack,
+)
 
 from kerasnet import data, schema
+from kerasnet.data import dataset, network, places, prepared
 from kerasnet.errors import BadInputError, EnvironmentFaultError
 
-CIFAR = schema.Dataset(
-    source=schema.DatasetSource(type="tfds", name="cifar10"),
-    classes=10,
-    archives=["cifar-10-binary.tar.gz", "cifar-10-python.tar.gz"],
-)
+__all__ = ["alone"]
+
 CIFAR100 = schema.Dataset(source=schema.DatasetSource(type="tfds", name="cifar100"))
 DIGITS = schema.Dataset(source=schema.DatasetSource(type="digits"), image=[32, 32, 3], classes=10)
 FOLDER = schema.Dataset(source=schema.DatasetSource(type="folder"))
 REGISTRY = {"cifar10": CIFAR, "digits": DIGITS}
-
-
-@pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine with an empty home, no data folders in its environment, and no network."""
-    home = tmp_path / "home"
-    home.mkdir()
-    for name in ("KERASNET_DATA_DIR", "TFDS_DATA_DIR", "KERAS_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setattr(data, "network_reaches", lambda host, timeout=3.0: False)
-    return home
-
-
-def pictures(n: int, seed: int = 0) -> np.ndarray:
-    return np.random.RandomState(seed).randint(0, 256, (n, 32, 32, 3)).astype(np.uint8)
-
-
-# ---------------------------------------------------------------------------- prepared sets
-
-
-def encode(image: np.ndarray, kind: str) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(image).save(out, kind)
-    return out.getvalue()
-
-
-def describe(
-    place: Path,
-    splits: dict[str, int],
-    *,
-    version: str = "3.0.2",
-    classes: int = 10,
-    supervised: bool = True,
-    shape: tuple[int, ...] = (32, 32, 3),
-    size: int = 0,
-) -> Path:
-    """Write the JSON files of a prepared data set, and empty shards."""
-    folder = place / "cifar10" / version
-    folder.mkdir(parents=True)
-    info: dict[str, Any] = {
-        "name": "cifar10",
-        "version": version,
-        "fileFormat": "tfrecord",
-        "splits": [
-            {
-                "name": name,
-                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-                "shardLengths": [str(n)],
-                "numBytes": str(size),
-            }
-            for name, n in splits.items()
-        ],
-    }
-    if supervised:
-        items = [{"featureKey": "image"}, {"featureKey": "label"}]
-        info["supervisedKeys"] = {"tuple": {"items": items}}
-    image = {"image": {"dtype": "uint8", "shape": {"dimensions": [str(d) for d in shape]}}}
-    label = {"classLabel": {"numClasses": str(classes)}}
-    base = "tensorflow_datasets.core.features."
-    image["pythonClassName"] = base + "image_feature.Image"
-    label["pythonClassName"] = base + "class_label_feature.ClassLabel"
-    features = {
-        "pythonClassName": base + "features_dict.FeaturesDict",
-        "featuresDict": {"features": {"image": image, "label": label}},
-    }
-    (folder / "dataset_info.json").write_text(json.dumps(info))
-    (folder / "features.json").write_text(json.dumps(features))
-    names = "\n".join(f"class {i}" for i in range(classes))
-    (folder / "label.labels.txt").write_text(names + "\n")
-    for name in splits:
-        shard(folder, name).touch()
-    return folder
-
-
-def shard(folder: Path, split: str) -> Path:
-    return folder / f"cifar10-{split}.tfrecord-00000-of-00001"
-
-
-def fill(folder: Path, split: str, images: list[bytes], labels: list[int]) -> None:
-    import tensorflow as tf
-
-    feature = tf.train.Feature
-    with tf.io.TFRecordWriter(str(shard(folder, split))) as writer:
-        for image, label in zip(images, labels, strict=True):
-            fields = {
-                "image": feature(bytes_list=tf.train.BytesList(value=[image])),
-                "label": feature(int64_list=tf.train.Int64List(value=[label])),
-            }
-            example = tf.train.Example(features=tf.train.Features(feature=fields))
-            writer.write(example.SerializeToString())
-
-
-def prepare(
-    place: Path, n: int = 20, kind: str = "PNG", splits: tuple[str, ...] = ("train", "test")
-) -> dict[str, np.ndarray]:
-    folder = describe(place, dict.fromkeys(splits, n))
-    images = {split: pictures(n, seed) for seed, split in enumerate(splits)}
-    for split, found in images.items():
-        fill(folder, split, [encode(i, kind) for i in found], [k % 10 for k in range(n)])
-    return images
-
-
-# ---------------------------------------------------------------------------- archives
-
-
-def binary_record(images: np.ndarray, labels: list[int], before: bytes = b"") -> bytes:
-    flat = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
-    return b"".join(
-        before + bytes([k]) + row.tobytes() for k, row in zip(labels, flat, strict=True)
-    )
-
-
-def python_batch(images: np.ndarray, labels: list[int], key: bytes = b"labels") -> bytes:
-    flat = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
-    return pickle.dumps({b"data": np.ascontiguousarray(flat), key: labels}, protocol=2)
-
-
-def cifar_members(layout: str) -> dict[str, bytes]:
-    """Five batches of four images and four test images."""
-    labels = [0, 3, 9, 5]
-    batch = binary_record if layout == "binary" else python_batch
-    end = ".bin" if layout == "binary" else ""
-    members = {f"data_batch_{i}{end}": batch(pictures(4, i), labels) for i in (4, 3, 2, 5, 1)}
-    members[f"test_batch{end}"] = batch(pictures(4, 6), labels)
-    names = [f"name{i}" for i in range(10)]
-    if layout == "binary":
-        members["batches.meta.txt"] = "\n".join([*names, ""]).encode()
-    else:
-        named = {b"label_names": [n.encode() for n in names]}
-        members["batches.meta"] = pickle.dumps(named, protocol=2)
-    return members
-
-
-def unpack(folder: Path, members: dict[str, bytes]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in members.items():
-        (folder / name).write_bytes(content)
-
-
-def pack(file: Path, folder: str, members: dict[str, bytes]) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(file, "w:gz") as tar:
-        for name, content in members.items():
-            entry = tarfile.TarInfo(f"{folder}/{name}")
-            entry.size = len(content)
-            tar.addfile(entry, io.BytesIO(content))
-    return file
-
-
-def binary_archive(place: Path) -> Path:
-    file = place / "cifar-10-binary.tar.gz"
-    return pack(file, "cifar-10-batches-bin", cifar_members("binary"))
 
 
 # ---------------------------------------------------------------------------- names and places
@@ -236,22 +95,22 @@ def test_places_are_searched_in_the_order_documented(
 ) -> None:
     monkeypatch.setenv("KERASNET_DATA_DIR", str(tmp_path / "b"))
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "a"))
-    places = data.search_places(tmp_path / "a")
-    assert places == [tmp_path / "a", tmp_path / "b", alone / "tensorflow_datasets"]
+    found = data.search_places(tmp_path / "a")
+    assert found == [tmp_path / "a", tmp_path / "b", alone / "tensorflow_datasets"]
 
 
 def test_a_prepared_set_goes_before_an_archive_and_both_before_the_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data, "network_reaches", lambda host, timeout=3.0: True)
+    monkeypatch.setattr(places, "network_reaches", lambda host, timeout=3.0: True)
     assert data.locate("cifar10", CIFAR).kind == "download"
     first, second = tmp_path / "first", tmp_path / "second"
     archive = binary_archive(first)
     monkeypatch.setenv("TFDS_DATA_DIR", str(second))
     assert data.locate("cifar10", CIFAR, first).path == archive
-    prepared = describe(second, {"train": 20, "test": 10})
+    farther = describe(second, {"train": 20, "test": 10})
     found = data.locate("cifar10", CIFAR, first)
-    assert (found.kind, found.path) == ("tfds", prepared)
+    assert (found.kind, found.path) == ("tfds", farther)
     nearer = describe(first, {"train": 20, "test": 10})
     assert data.locate("cifar10", CIFAR, first).path == nearer
 
@@ -270,19 +129,19 @@ def test_what_a_prepared_set_says_of_itself(tmp_path: Path) -> None:
 
 def test_storage_as_jpeg_is_remarked_upon(tmp_path: Path) -> None:
     folder = describe(tmp_path, {"train": 20, "test": 10})
-    shard(folder, "train").write_bytes(b"\0" * 12 + b"image\xff\xd8\xff\xe0JFIF" + b"\0" * 50)
+    shard(folder, "train").write_bytes(b"\0" * 12 + b"image\xff\xd8\xff\xe0JFIF" + b"\0" * 500)
     assert data.locate("cifar10", CIFAR, tmp_path).remark.endswith("; stored as JPEG")
 
 
 def test_a_broken_prepared_set_is_named(tmp_path: Path) -> None:
     folder = describe(tmp_path, {"train": 20, "test": 10}, size=1000)
-    with pytest.raises(BadInputError, match=r"00000-of-00001.*has 0 bytes, not 1000"):
+    with pytest.raises(BadInputError, match=r"cifar10-train.*has 320 bytes, not 1000"):
         data.locate("cifar10", CIFAR, tmp_path)
     shard(folder, "test").unlink()
     with pytest.raises(BadInputError, match=r"cifar10-test.tfrecord-00000-of-00001 is missing"):
         data.locate("cifar10", CIFAR, tmp_path)
     (folder / "features.json").write_text("{")
-    with pytest.raises(BadInputError, match=r"features\.json cannot be read"):
+    with pytest.raises(BadInputError, match=r"features\.json: not JSON"):
         data.locate("cifar10", CIFAR, tmp_path)
     (folder / "features.json").write_text("[]")
     with pytest.raises(BadInputError, match="do not describe a data set"):
@@ -333,15 +192,15 @@ HANGS = "socket.create_connection = lambda *a, **k: time.sleep(60)"
 REFUSES = "socket.create_connection = lambda *a, **k: (_ for _ in ()).throw(OSError('no network'))"
 
 
-@pytest.mark.parametrize("network", [HANGS, REFUSES])
+@pytest.mark.parametrize("reaching", [HANGS, REFUSES])
 def test_without_network_everything_looked_at_is_named_within_seconds(
-    network: str, alone: Path, tmp_path: Path
+    reaching: str, alone: Path, tmp_path: Path
 ) -> None:
     code = f"""
 import socket, sys, time
 from kerasnet import data, schema
 from kerasnet.errors import BadInputError
-{network}
+{reaching}
 source = schema.DatasetSource(type="tfds", name="cifar10")
 try:
     data.load_dataset("cifar10", spec=schema.Dataset(source=source), data_dir="{tmp_path}/mine")
@@ -383,7 +242,7 @@ def real_probe(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_the_probe_gives_up_when_the_network_hangs(real_probe: pytest.MonkeyPatch) -> None:
-    real_probe.setattr(data, "_connect", lambda host, timeout: bool(time.sleep(5)) or True)
+    real_probe.setattr(network, "_connect", lambda host, timeout: bool(time.sleep(5)) or True)
     start = time.monotonic()
     assert not data.network_reaches("example.invalid", timeout=0.2)
     assert time.monotonic() - start < 2
@@ -438,8 +297,8 @@ class FakeTfds:
 def test_what_is_nowhere_is_downloaded_into_the_first_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(data, "network_reaches", lambda host, timeout=3.0: True)
-    monkeypatch.setattr(data, "_import_tfds", FakeTfds)
+    monkeypatch.setattr(places, "network_reaches", lambda host, timeout=3.0: True)
+    monkeypatch.setattr(dataset, "import_tfds", FakeTfds)
     found = data.load_dataset("cifar10", spec=CIFAR, data_dir=tmp_path / "new")
     assert found.located.path == tmp_path / "new" / "cifar10" / "3.0.2"
     assert len(found.load("train")) == 20
@@ -457,8 +316,8 @@ def test_what_is_nowhere_is_downloaded_into_the_first_place(
 def test_a_failed_download_is_told(
     fault: Exception, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data, "network_reaches", lambda host, timeout=3.0: True)
-    monkeypatch.setattr(data, "_import_tfds", lambda: FakeTfds(fault))
+    monkeypatch.setattr(places, "network_reaches", lambda host, timeout=3.0: True)
+    monkeypatch.setattr(dataset, "import_tfds", lambda: FakeTfds(fault))
     with pytest.raises(error, match=str(fault)):
         data.load_dataset("cifar10", spec=CIFAR, data_dir=tmp_path)
 
@@ -484,7 +343,7 @@ def test_prepared_images_have_the_pixels_other_decoders_give(kind: str, tmp_path
 
 def test_tensorflow_datasets_reads_the_same(tmp_path: Path) -> None:
     images = prepare(tmp_path)
-    source = data._Prepared(tmp_path / "cifar10" / "3.0.2")
+    source = prepared.Prepared(tmp_path / "cifar10" / "3.0.2")
     source.format = "some other format"
     parts = list(source.chunks("test", None))
     np.testing.assert_array_equal(np.concatenate([p[0] for p in parts]), images["test"])
@@ -499,7 +358,7 @@ def test_the_test_split_is_not_touched_before_it_is_asked_for(tmp_path: Path) ->
     file.write_bytes(content)
     assert len(found.inference.mean) == 3
     assert len(found.load("train")) == 20
-    with pytest.raises(BadInputError, match=rf"{file.name} is damaged"):
+    with pytest.raises(BadInputError, match=rf"{file.name}: record 0 is damaged"):
         found.load("test")
 
 
@@ -507,21 +366,21 @@ def test_a_shard_cut_between_two_records_is_noticed(tmp_path: Path) -> None:
     prepare(tmp_path)
     folder = tmp_path / "cifar10" / "3.0.2"
     fill(folder, "train", [encode(i, "PNG") for i in pictures(5)], [0] * 5)
-    with pytest.raises(BadInputError, match="'train' holds 5 images, not 20"):
+    with pytest.raises(BadInputError, match=r"00000-of-00001 holds 5, not 20 records"):
         data.load_dataset("cifar10", spec=CIFAR, data_dir=tmp_path).load("train")
 
 
 def test_labels_out_of_range_are_refused(tmp_path: Path) -> None:
     folder = describe(tmp_path, {"train": 3, "test": 3})
     fill(folder, "train", [encode(i, "PNG") for i in pictures(3)], [0, 10, 1])
-    with pytest.raises(BadInputError, match="has the label 10, but labels must be 0 to 9"):
+    with pytest.raises(BadInputError, match=r"record 1 has the label 10, .* must be 0 to 9"):
         data.load_dataset("cifar10", spec=CIFAR, data_dir=tmp_path).load("train")
 
 
 def test_images_of_another_size_than_described_are_refused(tmp_path: Path) -> None:
     folder = describe(tmp_path, {"train": 1, "test": 1})
     fill(folder, "train", [encode(np.zeros((30, 30, 3), np.uint8), "PNG")], [0])
-    with pytest.raises(BadInputError, match="is damaged"):
+    with pytest.raises(BadInputError, match=r"record 0 is damaged \(its image has 30×30"):
         data.load_dataset("cifar10", spec=CIFAR, data_dir=tmp_path).load("train")
 
 
@@ -591,6 +450,23 @@ def test_cifar100_archives_give_the_fine_labels(layout: str, tmp_path: Path) -> 
     assert (found.classes, found.class_names) == (100, tuple(names))
     assert found.load("test").labels.tolist() == labels
     np.testing.assert_array_equal(found.load("train").images, pictures(3))
+
+
+def test_a_batch_is_read_as_python_2_wrote_it(tmp_path: Path) -> None:
+    flat = pictures(4, 6).transpose(0, 3, 1, 2).tobytes()
+    content = (
+        b"\x80\x02}q\x01(U\x0bbatch_labelq\x02U\x05test q\x03U\x06labelsq\x04]q\x05(K\0K\3K\tK\5e"
+        b"U\x04dataq\x06cnumpy.core.multiarray\n_reconstruct\nq\x07cnumpy\nndarray\nq\x08K\0\x85"
+        b"U\x01b\x87Rq\t(K\1K\4M\0\x0c\x86cnumpy\ndtype\nq\nU\x02u1K\0K\1\x87Rq\x0b(K\3U\x01|NNN"
+        b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb\x89T"
+        + struct.pack("<i", len(flat))
+        + flat
+        + b"tbU\tfilenamesq\x0c]q\r(U\x05a.pngq\x0eh\x0eh\x0eh\x0eeu."
+    )
+    unpack(tmp_path / "cifar-10-batches-py", {**cifar_members("python"), "test_batch": content})
+    read = data.load_dataset("cifar10", spec=CIFAR, data_dir=tmp_path).load("test")
+    np.testing.assert_array_equal(read.images, pictures(4, 6))
+    assert read.labels.tolist() == [0, 3, 9, 5]
 
 
 def test_damaged_archives_are_named(tmp_path: Path) -> None:
@@ -725,17 +601,12 @@ def test_a_size_asked_for_overrides_the_spec() -> None:
 
 
 def test_a_set_that_would_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "_memory", lambda: 1_000_000)
+    monkeypatch.setattr(dataset, "_memory", lambda: 1_000_000)
     with pytest.raises(BadInputError, match=r"GiB.*ask for smaller images"):
         data.load_dataset("digits", datasets=REGISTRY).load("train")
 
 
 # ---------------------------------------------------------------------------- folders
-
-
-def paint(file: Path, colour: int, size: tuple[int, int] = (32, 32), mode: str = "RGB") -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, size[::-1], (colour,) * len(mode) if len(mode) > 1 else colour).save(file)
 
 
 @pytest.fixture

@@ -6,10 +6,6 @@ import csv
 import json
 import math
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import keras
 import numpy as np
@@ -22,12 +18,13 @@ from kerasnet import schema
 from kerasnet.build import build
 from kerasnet.cli import main
 from kerasnet.convert import read_arrays, weight_variables
-from kerasnet.errors import BadInputError, DivergedError
+from kerasnet.errors import BadInputError
 from kerasnet.plan import plan_model
 from kerasnet.progress import Reporter, duration
+from kerasnet.recipe import RecipeSchedule, SmoothedCrossentropy, compile_model, make_optimizer
 from kerasnet.registry import load_registry
 from kerasnet.runs import create_run, load_run
-from kerasnet.train import RecipeSchedule, SmoothedCrossentropy, compile_model, fit, make_optimizer
+from kerasnet.train import fit
 
 REGISTRY = load_registry()
 SMALL = ["resnet8", "--dataset", "digits", "--limit-train", "300", "--batch-size", "50"]
@@ -166,7 +163,7 @@ def test_run_folder_holds_what_is_promised(trained):
     names = {p.name for p in trained.path.iterdir()}
     assert names == {
         "config.yaml", "metrics.csv", "timing.csv", "environment.json", "checkpoints",
-        "summary.json", "predictions.npz", "report.html",
+        "summary.json", "predictions.npz", "report.html", ".lock",
     }  # fmt: skip
     header, *rows = csv.reader((trained.path / "metrics.csv").open())
     assert header == [
@@ -260,21 +257,6 @@ def test_a_configuration_that_does_not_hold_together(trained, tmp_path, capfd, o
     assert said in err
 
 
-def test_interrupted_training_says_what_is_kept(tmp_path):
-    command = [sys.executable, "-m", "kerasnet.cli", "fit", "resnet8", "--dataset", "digits",
-               "--epochs", "500", "--out", str(tmp_path / "a")]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    weights = tmp_path / "a" / "checkpoints" / "last.safetensors"
-    give_up = time.monotonic() + 120
-    while not weights.exists() and time.monotonic() < give_up:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert f"interrupted; its last weights are {weights}" in err
-    assert "Traceback" not in err
-
-
 def test_weights_of_another_model_are_refused_before_training(trained, tmp_path, capfd):
     code, _, err = run_cli(
         capfd, "fit", "resnet20", "--dataset", "digits", "--weights", str(trained.last_weights),
@@ -361,18 +343,6 @@ def test_durations(seconds, text):
     assert duration(seconds) == text
 
 
-def test_a_diverged_run_is_exit_3_and_names_step_and_rate(tmp_path, capfd):
-    code, _, err = run_cli(
-        capfd, "fit", *SMALL, "--learning-rate", "1e30", "--epochs", "3", "--out",
-        str(tmp_path / "a"),
-    )  # fmt: skip
-    assert code == 3
-    assert "the loss became" in err
-    assert "at learning rate" in err
-    with pytest.raises(BadInputError, match="has not finished"):
-        load_run(tmp_path / "a").summary()
-
-
 def test_a_wrong_class_count_is_refused(tmp_path):
     config = small_config().model_copy(update={"classes": 7})
     run = create_run(tmp_path / "a", config)
@@ -414,12 +384,6 @@ def test_low_precision_trains(precision, tmp_path):
     assert run.config.precision.resolved == precision
     assert losses[2] < losses[0]
     assert all(map(math.isfinite, losses))
-
-
-def test_diverged_error_from_python(tmp_path):
-    run = create_run(tmp_path / "a", small_config(**{"recipe.optimizer.learning_rate": 1e30}))
-    with pytest.raises(DivergedError):
-        fit(run, console=Console(quiet=True))
 
 
 # ---------------------------------------------------------------------------- full size
