@@ -402,7 +402,14 @@ def _continue(run: Run, given: dict[str, Any], rescale: bool) -> RunConfig:
     from kerasnet.config import continued
 
     with run.locked():  # refused here, before anything is loaded
-        return continued(run.config, given, rescale)
+        config = continued(run.config, given, rescale)
+    if config.recipe.epochs > config.horizon:
+        _say(
+            _console(to_stderr=True),
+            f"the schedule spans {config.horizon} epochs; after them the learning rate stays where "
+            "it is (--rescale stretches the schedule)",
+        )
+    return config
 
 
 def _resolve(
@@ -577,7 +584,9 @@ def _fail(message: str, code: int) -> NoReturn:
         sys.stdout.flush()
     except OSError:
         code = code or 1  # whoever read our output is gone; the message below still matters
-    print(f"kerasnet: error: {message}", file=sys.stderr)
+    # Names of a stranger's files may hold what a terminal would obey.
+    shown = "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in message)
+    print(f"kerasnet: error: {shown}", file=sys.stderr)
     raise SystemExit(code)
 
 

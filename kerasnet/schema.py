@@ -29,6 +29,7 @@ MAX_STAGES = 100
 MAX_OPS = 100
 MAX_BATCH = 65_536
 MAX_EPOCHS = 100_000
+MAX_VALUES = 300
 
 
 class Strict(BaseModel):
@@ -812,7 +813,7 @@ class Choice(Strict):
     """One of several values."""
 
     type: Literal["choice"]
-    values: Annotated[list[bool | int | float | str], Field(min_length=1, max_length=100)]
+    values: Annotated[list[bool | int | float | str], Field(min_length=1, max_length=MAX_VALUES)]
 
 
 Distribution = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]
@@ -826,6 +827,10 @@ class Space(Strict):
 
     @model_validator(mode="after")
     def _ranges(self) -> Space:
+        # Each is tried before the first trial.
+        values = sum(len(d.values) for d in self.parameters.values() if isinstance(d, Choice))
+        if values > MAX_VALUES:
+            raise ValueError(f"{values} values to choose from; the limit is {MAX_VALUES} in all")
         for path, d in self.parameters.items():
             if isinstance(d, FloatRange | IntRange):
                 if d.min >= d.max:

@@ -7,9 +7,7 @@ folder, or from the beginning where there is none; nothing else decides where tr
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -26,10 +24,9 @@ from kerasnet.checkpoint import (
     Rollback,
     checkpoint_files,
     newest_checkpoint,
-    write_checkpoint,
 )
 from kerasnet.config import plan as plan_of
-from kerasnet.convert import load_weights, save_weights
+from kerasnet.convert import load_weights
 from kerasnet.errors import (
     BadInputError,
     DivergedError,
@@ -38,32 +35,16 @@ from kerasnet.errors import (
 )
 from kerasnet.interruption import Interrupted, Interruption
 from kerasnet.progress import Reporter
-from kerasnet.recipe import averaged, compile_model, inner, swap_averages
-from kerasnet.runs import METRICS, TIMING, Run
-from kerasnet.state import capture, metric_variables, restore, state_variables
+from kerasnet.recipe import averaged, compile_model
+from kerasnet.runs import Run
+from kerasnet.state import restore, state_variables
+from kerasnet.training import Diverged, Recorder, Saver, Training, TrainingData
 
 # A learning rate a thousand times lower that still diverges is not the learning rate's fault.
 MAX_ROLLBACKS = 10
 
-# ---------------------------------------------------------------------------- what a run trains on
 
-
-@dataclass(frozen=True)
-class _Data:
-    """What a run trains on; the test images stay unread."""
-
-    source: datasets.ImageData
-    train: datasets.Split
-    validation: datasets.Split | None
-
-    @property
-    def fingerprint(self) -> str:
-        """A checksum of the training images and labels."""
-        images = zlib.crc32(np.ascontiguousarray(self.train.images).data)
-        return f"{zlib.crc32(self.train.labels.tobytes(), images):08x}"
-
-
-def _read_data(config: schema.RunConfig) -> _Data:
+def _read_data(config: schema.RunConfig) -> TrainingData:
     size = (config.input[0], config.input[1])
     source = datasets.load_dataset(
         config.data.name, spec=config.data.spec, data_dir=config.data.data_dir, size=size
@@ -83,7 +64,7 @@ def _read_data(config: schema.RunConfig) -> _Data:
         )
     if config.data.limit_train:
         train = datasets.limit(train, config.data.limit_train, config.seed)
-    return _Data(source, train, validation)
+    return TrainingData(source, train, validation)
 
 
 def make_model(config: schema.RunConfig) -> keras.Model:
@@ -99,240 +80,6 @@ def make_model(config: schema.RunConfig) -> keras.Model:
     if config.weights:
         load_weights(model, config.weights)
     return model
-
-
-# ---------------------------------------------------------------------------- one process's part
-
-
-class _Diverged(Exception):  # noqa: N818
-    """The loss or the weights are no longer finite numbers."""
-
-    def __init__(self, step: int, what: str, rate: float) -> None:
-        super().__init__(f"{what} at learning rate {rate:.3g}")
-        self.step = step
-
-
-def _rate(model: keras.Model, step: int) -> float:
-    """Return the learning rate of the update of a step, counted from 1."""
-    return float(inner(model.optimizer)._learning_rate(step - 1))
-
-
-@dataclass
-class _Session:
-    """What one process knows of the run that it trains."""
-
-    run: Run
-    config: schema.RunConfig
-    data: _Data
-    console: Console
-    stop: Interruption
-    on_epoch: Callable[[dict[str, Any]], None] | None
-    progress: Progress
-    arrays: Arrays
-
-    def __post_init__(self) -> None:
-        """Start the clock where the last process stopped it."""
-        self.began = time.monotonic() - self.progress.seconds
-
-    @property
-    def steps(self) -> int:
-        """Steps in an epoch."""
-        return datasets.steps_per_epoch(len(self.data.train), self.config.recipe.batch_size)
-
-    @property
-    def batch(self) -> int:
-        """Images in a step."""
-        return min(self.config.recipe.batch_size, len(self.data.train))
-
-
-class _Saver:
-    """Writes the state and what is derived from it: tables and weights."""
-
-    def __init__(self, session: _Session) -> None:
-        self.session, self.run, self.progress = session, session.run, session.progress
-        self.seconds = 0.0
-        self._saved_step, self._saved_at = self.progress.step, time.monotonic()
-
-    def due(self) -> bool:
-        """Whether the configuration asks for a checkpoint after this step."""
-        every = self.session.config.execution.checkpoint_every
-        if isinstance(every, schema.EverySteps):
-            return self.progress.step // every.steps > self._saved_step // every.steps
-        return time.monotonic() - self._saved_at >= 60 * every.minutes
-
-    def save(self, model: keras.Model, metrics: Arrays) -> None:
-        """Write a checkpoint; `metrics` are the running sums of an epoch that is under way."""
-        began = time.monotonic()
-        self.progress.seconds = began - self.session.began
-        state = capture(state_variables(model))
-        for key, array in state.items():
-            if key.startswith("weights/") and not np.isfinite(array).all():
-                step = self.progress.step
-                what = f"{key[8:]} is not finite after step {step:,}"
-                raise _Diverged(step, what, _rate(model, step))
-        keep = self.session.config.execution.keep_checkpoints
-        write_checkpoint(self.run.checkpoints, self.progress, {**state, **metrics}, keep)
-        self._saved_step, self._saved_at = self.progress.step, time.monotonic()
-        self.seconds += self._saved_at - began
-
-    def tables(self) -> None:
-        """Write `metrics.csv` and `timing.csv`."""
-        self.run.write_rows("metrics.csv", METRICS, self.progress.metrics)
-        self.run.write_rows("timing.csv", TIMING, self.progress.timing)
-
-    def weights(self, model: keras.Model) -> None:
-        """Write the weights after an epoch, averaged where the recipe averages."""
-        began = time.monotonic()
-        config, row = self.session.config, self.progress.metrics[-1]
-        assert config.inference is not None, "known since the data were read"
-        metadata = {
-            "model": config.architecture.name,
-            "inference": config.inference.model_dump(mode="json"),
-            "epoch": row["epoch"],
-            "step": row["step"],
-        }
-        score = row["val_accuracy"]
-        with averaged(model):
-            save_weights(model, self.run.last_weights, metadata)
-            if score is not None and score == self.progress.best:
-                metadata["val_accuracy"] = score
-                save_weights(model, self.run.best_weights, metadata)
-        self.seconds += time.monotonic() - began
-
-
-class _Recorder(keras.callbacks.Callback):  # type: ignore[misc]
-    """Follows training: shows it, saves it, and stops it when it must stop."""
-
-    def __init__(self, session: _Session, saver: _Saver, reporter: Reporter) -> None:
-        super().__init__()
-        self.session, self.saver, self.reporter = session, saver, reporter
-        self.progress, self.steps = session.progress, session.steps
-        self._first = True
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        done = self.progress.step - epoch * self.steps
-        seen = 0.0
-        if 0 < done < self.steps:
-            seen = self._restore_metrics() * done
-        self._done_before, self._epoch = done, epoch
-        self._validation, self.saver.seconds = 0.0, 0.0
-        self._began = time.monotonic() - self.progress.epoch_seconds
-        self._mark(done)
-        self.reporter.epoch_begins(epoch + 1, done, seen)
-
-    def _restore_metrics(self) -> float:
-        """Set the running sums to what they were when the epoch was left; returns the loss."""
-        model, classes = self.model, self.session.config.classes
-        # Keras makes their variables when it first computes them.
-        model.compute_metrics(None, np.zeros(1, "int32"), np.zeros((1, classes), "float32"))
-        metrics = {k: a for k, a in self.session.arrays.items() if k.startswith("metrics/")}
-        restore(metric_variables(model), metrics, str(self.session.run.checkpoints))
-        return float(model.get_metrics_result()["loss"])
-
-    def _mark(self, done: int) -> None:
-        """Measure the rate of training from here."""
-        self._steady = (time.monotonic() - self.saver.seconds, done)
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        done = self._done_before + batch + 1
-        self.progress.step = self._epoch * self.steps + done
-        if self._first:
-            self._first_step(done, logs)
-        if done == self.steps:
-            self.progress.unvalidated = {k: float(logs[k]) for k in ("loss", "accuracy")}
-        if self.reporter.wants(done):
-            self._check(logs)
-            self.reporter.step_ended(done, float(logs["loss"]), float(logs["accuracy"]))
-        if self.session.stop.requested is not None:
-            self._check(logs)
-            self._interrupt()
-        elif done < self.steps and self.saver.due():
-            self._check(logs)
-            self._save()
-
-    def _first_step(self, done: int, logs: Any) -> None:
-        """Leave the first step, which compiles the model, out of the rate."""
-        float(logs["loss"])  # a GPU's step has ended only when its result can be read
-        self._first = False
-        self.progress.first_step_seconds = time.monotonic() - self._steady[0]
-        if done < self.steps:
-            self._mark(done)
-        # There is something to lose from now on.
-        self.session.stop.hold()
-
-    def _check(self, logs: Any) -> None:
-        first = int(logs["first_nonfinite_step"])
-        if first:
-            # The count is an epoch's; it goes on over a resume as the other sums do.
-            step = self._epoch * self.steps + first
-            what = f"the loss of step {step:,} is no finite number"
-            raise _Diverged(step, what, _rate(self.model, step))
-
-    def _save(self) -> None:
-        self.progress.epoch_seconds = time.monotonic() - self._began
-        under_way = self.progress.unvalidated is None
-        metrics = capture(metric_variables(self.model)) if under_way else {}
-        # On JAX, asking Keras for the callback's model brings its variables up to date.
-        self.saver.save(self.model, metrics)
-
-    def _interrupt(self) -> None:
-        signum = self.session.stop.requested
-        assert signum is not None
-        self._save()
-        raise Interrupted(signum)
-
-    def on_test_begin(self, logs: Any = None) -> None:
-        self._trained = time.monotonic()
-        swap_averages(self.model)
-
-    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-        if self.session.stop.requested is not None:
-            swap_averages(self.model)
-            self._interrupt()
-
-    def on_test_end(self, logs: Any = None) -> None:
-        swap_averages(self.model)
-        self._validation = time.monotonic() - self._trained
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        trained = time.monotonic() - self._validation
-        progress = self.progress
-        row = {
-            "epoch": epoch + 1,
-            "step": progress.step,
-            **{k: float(logs[k]) if k in logs else None for k in METRICS[2:6]},
-            "learning_rate": _rate(self.model, inner(self.model.optimizer).iterations),
-        }
-        timing = self._timing(epoch, trained)
-        progress.metrics.append(row)
-        progress.timing.append(timing)
-        progress.unvalidated, progress.epoch_seconds = None, 0.0
-        score = row["val_accuracy"]
-        if score is not None and (progress.best is None or score > progress.best):
-            progress.best = score
-        # The checkpoint comes first: whatever else is missing can be made from it again.
-        self.saver.save(self.model, {})
-        self.saver.weights(self.model)
-        timing["checkpoint_seconds"] = self.saver.seconds
-        self.saver.tables()
-        self.reporter.epoch_ended(row, trained - self._began + self._validation)
-        if self.session.on_epoch:
-            self.session.on_epoch(row)
-
-    def _timing(self, epoch: int, trained: float) -> dict[str, Any]:
-        since, done = self._steady
-        steady, images = (
-            trained - self.saver.seconds - since,
-            (self.steps - done) * self.session.batch,
-        )
-        self.progress.steady_seconds += steady
-        self.progress.steady_images += images
-        return {
-            "epoch": epoch + 1,
-            "seconds": trained - self._began,
-            "images_per_second": images / steady if images else None,
-            "validation_seconds": self._validation or None,
-        }
 
 
 # ---------------------------------------------------------------------------- fit
@@ -400,16 +147,16 @@ def _fit(
     if test:
         # Hours of training must not end at a damaged file that could have been known of.
         data.source.check("test")
-    config = _settled(run, config, data, console)
+    config = _settled(config, data, console)
     if found is None:
         progress, arrays = Progress(data=data.fingerprint), Arrays()
     else:
-        progress, arrays = found.progress, found.arrays
         _check_same_data(found, data)
-    session = _Session(run, config, data, console, stop, on_epoch, progress, arrays)
-    model = _train_through(session)
+        progress, arrays = found.progress, found.arrays
+    training = Training(run, config, data, console, stop, on_epoch, progress, arrays)
+    model = _train_through(training)
     with averaged(model):
-        summary = _summary(session)
+        summary = _summary(training)
         if test:
             summary |= test_model(model, config, data.source, run)
     run.write_summary(summary)
@@ -432,7 +179,7 @@ def _say(console: Console, text: str, style: str | None = None) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True, style=style)
 
 
-def _check_same_data(found: Checkpoint, data: _Data) -> None:
+def _check_same_data(found: Checkpoint, data: TrainingData) -> None:
     if found.progress.data != data.fingerprint:
         raise BadInputError(
             f"{data.source.located.path or data.source.name}: these are not the training images "
@@ -441,100 +188,107 @@ def _check_same_data(found: Checkpoint, data: _Data) -> None:
         )
 
 
-def _settled(run: Run, config: schema.RunConfig, data: _Data, console: Console) -> schema.RunConfig:
-    """Write what is known now that the data and the devices are, and return the configuration."""
-    devices = backend.devices()
+def _settled(config: schema.RunConfig, data: TrainingData, console: Console) -> schema.RunConfig:
+    """Return the configuration with what is known now that the data and the devices are."""
     known: dict[str, Any] = {"inference": data.source.inference}
     # A configuration with an inference block was run before: what it used then, it uses again.
-    known["precision"] = (
-        config.precision if config.inference else precision.confirm(config.precision, devices)
-    )
-    if known["precision"] != config.precision:
-        _say(console, f"precision float32 ({known['precision'].reason})")
-    config = config.model_copy(update=known)
+    if not config.inference:
+        known["precision"] = precision.confirm(config.precision, backend.devices())
+        if known["precision"] != config.precision:
+            _say(console, f"precision float32 ({known['precision'].reason})")
+    return config.model_copy(update=known)
+
+
+def _write_facts(training: Training) -> None:
+    """Write what this process knows; from here on the run is one that has not finished."""
+    run = training.run
     run.reopen()
-    run.write_config(config)
-    facts = {"backend": keras.backend.backend(), "devices": devices,
-             "data": data.source.located.remark}  # fmt: skip
+    run.write_config(training.config)
+    facts = {
+        "backend": keras.backend.backend(),
+        "devices": backend.devices(),
+        "data": training.data.source.located.remark,
+    }
     for name, (old, new) in run.write_environment(facts).items():
-        _say(console, f"{name} was {old} when this run began and is {new} now: bits may differ")
-    return config
+        _say(training.console, f"{name} was {old} and is {new} now: the last digits may differ")
 
 
-def _train_through(session: _Session) -> keras.Model:
+def _train_through(training: Training) -> keras.Model:
     """Train to the last epoch, going back to a checkpoint where the configuration says so."""
     while True:
         try:
-            return _train(session)
-        except _Diverged as error:
-            _roll_back(session, error)
+            return _train(training)
+        except Diverged as error:
+            _roll_back(training, error)
             keras.backend.clear_session()
 
 
-def _roll_back(session: _Session, error: _Diverged) -> None:
-    """Put the session back to the newest checkpoint, with half the learning rate."""
-    run, tried = session.run, len(session.progress.rollbacks)
-    if session.config.execution.on_nan == "stop" or tried >= MAX_ROLLBACKS:
+def _roll_back(training: Training, error: Diverged) -> None:
+    """Put the training back to the newest checkpoint, with half the learning rate."""
+    run, tried = training.run, len(training.progress.rollbacks)
+    if training.config.execution.on_nan == "stop" or tried >= MAX_ROLLBACKS:
         after = f" after {tried} rollbacks" if tried else ""
         raise DivergedError(
             f"{run.path}: {error}{after}; {_way_on(run)} --on-nan rollback, which halves the "
             "learning rate, or begin again with a lower --learning-rate or with `gradient_clip` in "
             "the recipe"
         ) from error
-    found = _newest(run, session.config, session.console)
-    scale = session.progress.learning_rate_scale / 2
-    history = session.progress.rollbacks
+    found = _newest(run, training.config, training.console)
+    scale = training.progress.learning_rate_scale / 2
+    history = training.progress.rollbacks
     if found is None:
-        session.progress, session.arrays = Progress(data=session.data.fingerprint), Arrays()
+        training.progress, training.arrays = Progress(data=training.data.fingerprint), Arrays()
     else:
-        session.progress, session.arrays = found.progress, found.arrays
-    back_to = session.progress.step
-    session.progress.learning_rate_scale = scale
-    session.progress.rollbacks = [
+        training.progress, training.arrays = found.progress, found.arrays
+    back_to = training.progress.step
+    training.progress.learning_rate_scale = scale
+    training.progress.rollbacks = [
         *history, Rollback(diverged_at=error.step, back_to=back_to, learning_rate_scale=scale)
     ]  # fmt: skip
-    _say(session.console, f"{error}: back to step {back_to:,}, with {scale:g} times the recipe's "
+    _say(training.console, f"{error}: back to step {back_to:,}, with {scale:g} times the recipe's "
                           "learning rates")  # fmt: skip
 
 
-def _train(session: _Session) -> keras.Model:
-    config, progress = session.config, session.progress
-    recipe, batch = config.recipe, session.batch
+def _train(training: Training) -> keras.Model:
+    config, progress = training.config, training.progress
+    recipe, batch = config.recipe, training.batch
     model = make_model(config)
-    compile_model(model, config, session.steps, progress.learning_rate_scale)
-    saver = _Saver(session)
-    if session.arrays:
-        state = {k: a for k, a in session.arrays.items() if not k.startswith("metrics/")}
-        restore(state_variables(model), state, str(session.run.checkpoints))
+    compile_model(model, config, training.steps, progress.learning_rate_scale)
+    saver = Saver(training)
+    if training.arrays:
+        state = {k: a for k, a in training.arrays.items() if not k.startswith("metrics/")}
+        restore(state_variables(model), state, str(training.run.checkpoints))
+    # Nothing that is there is touched before the state fits.
+    _write_facts(training)
     if progress.rollbacks and progress.rollbacks[-1].back_to == progress.step:
         # A run that is killed now must not forget that it was rolled back.
-        metrics = {k: a for k, a in session.arrays.items() if k.startswith("metrics/")}
+        metrics = {k: a for k, a in training.arrays.items() if k.startswith("metrics/")}
         saver.save(model, metrics)
     saver.tables()
-    if progress.metrics and progress.step == len(progress.metrics) * session.steps:
+    if progress.metrics and progress.step == len(progress.metrics) * training.steps:
         saver.weights(model)
-    reporter = Reporter(session.console, recipe.epochs, session.steps, batch)
+    reporter = Reporter(training.console, recipe.epochs, training.steps, batch)
     try:
-        _run_epochs(model, session, _Recorder(session, saver, reporter))
+        _run_epochs(model, training, Recorder(training, saver, reporter))
     except Exception as error:
         if _is_out_of_memory(error):
             raise EnvironmentFaultError(
-                f"{session.run.path}: memory ran out at batch size {batch}. Try a smaller "
+                f"{training.run.path}: memory ran out at batch size {batch}. Try a smaller "
                 "--batch-size in a new run"
             ) from error
         raise
     finally:
         reporter.close()
-    session.stop.release()
+    training.stop.release()
     return model
 
 
-def _run_epochs(model: keras.Model, session: _Session, recorder: _Recorder) -> None:
+def _run_epochs(model: keras.Model, training: Training, recorder: Recorder) -> None:
     """Call `model.fit` for what is left: of the epoch under way first, then of the run."""
-    config, progress, steps = session.config, session.progress, session.steps
-    inference, recipe = session.data.source.inference, config.recipe
-    validation = session.data.validation and datasets.evaluation_pipeline(
-        session.data.validation, inference=inference,
+    config, progress, steps = training.config, training.progress, training.steps
+    inference, recipe = training.data.source.inference, config.recipe
+    validation = training.data.validation and datasets.evaluation_pipeline(
+        training.data.validation, inference=inference,
         batch_size=config.execution.evaluation_batch_size,
     )  # fmt: skip
     epoch = len(progress.metrics)
@@ -544,7 +298,7 @@ def _run_epochs(model: keras.Model, session: _Session, recorder: _Recorder) -> N
     while epoch < recipe.epochs:
         done = progress.step - epoch * steps
         images = datasets.training_pipeline(
-            session.data.train, inference=inference, augment=recipe.augment,
+            training.data.train, inference=inference, augment=recipe.augment,
             allowed=config.data.spec.augment, batch_size=recipe.batch_size, seed=config.seed,
             epochs=recipe.epochs, first_step=progress.step,
         )  # fmt: skip
@@ -556,7 +310,7 @@ def _run_epochs(model: keras.Model, session: _Session, recorder: _Recorder) -> N
         epoch = last
 
 
-def _end_epoch(model: keras.Model, recorder: _Recorder, epoch: int, validation: Any) -> None:
+def _end_epoch(model: keras.Model, recorder: Recorder, epoch: int, validation: Any) -> None:
     """Validate and record an epoch that a process ended before doing so."""
     recorder.set_model(model)
     recorder.on_epoch_begin(epoch)
@@ -577,13 +331,13 @@ def _is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def _summary(session: _Session) -> dict[str, Any]:
-    config, progress = session.config, session.progress
+def _summary(training: Training) -> dict[str, Any]:
+    config, progress = training.config, training.progress
     images, seconds = progress.steady_images, progress.steady_seconds
     return {
         "model": config.architecture.name,
         "dataset": config.data.name,
-        "data_remark": session.data.source.located.remark,
+        "data_remark": training.data.source.located.remark,
         "recipe": config.recipe_name,
         "precision": config.precision.resolved,
         "test_accuracy": None,
@@ -591,13 +345,13 @@ def _summary(session: _Session) -> dict[str, Any]:
         "val_accuracy": progress.metrics[-1]["val_accuracy"],
         "best_val_accuracy": progress.best,
         "epochs": config.recipe.epochs,
-        "train_images": len(session.data.train),
+        "train_images": len(training.data.train),
         "images_per_second": images / seconds if images else None,
         "first_step_seconds": progress.first_step_seconds,
-        "seconds": time.monotonic() - session.began,
+        "seconds": time.monotonic() - training.began,
         "rollbacks": [rollback.model_dump() for rollback in progress.rollbacks],
         "params": plan_of(config).params,
-        "run": str(session.run.path),
+        "run": str(training.run.path),
     }
 
 

@@ -219,3 +219,13 @@ def test_a_reader_that_goes_away_is_no_traceback():
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.stdout == "{\n"
     assert "Traceback" not in done.stderr
+
+
+def test_a_terminal_obeys_nothing_in_a_message(capfd, tmp_path):
+    name = str(tmp_path / "\x1b[2Jgone\x07.yaml")
+    with pytest.raises(SystemExit) as ended:
+        main(["validate", name])
+    err = capfd.readouterr().err
+    assert ended.value.code == 2
+    assert "\x1b" not in err
+    assert "\\x1b[2Jgone\\x07.yaml" in err

@@ -36,7 +36,7 @@ from synthetic import (
 )
 
 from kerasnet import data, schema
-from kerasnet.data import dataset, network, places, prepared
+from kerasnet.data import dataset, network, places
 from kerasnet.errors import BadInputError, EnvironmentFaultError
 
 __all__ = ["alone"]
@@ -298,7 +298,7 @@ def test_what_is_nowhere_is_downloaded_into_the_first_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(places, "network_reaches", lambda host, timeout=3.0: True)
-    monkeypatch.setattr(dataset, "import_tfds", FakeTfds)
+    monkeypatch.setattr(dataset, "_import_tfds", FakeTfds)
     found = data.load_dataset("cifar10", spec=CIFAR, data_dir=tmp_path / "new")
     assert found.located.path == tmp_path / "new" / "cifar10" / "3.0.2"
     assert len(found.load("train")) == 20
@@ -317,7 +317,7 @@ def test_a_failed_download_is_told(
     fault: Exception, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(places, "network_reaches", lambda host, timeout=3.0: True)
-    monkeypatch.setattr(dataset, "import_tfds", lambda: FakeTfds(fault))
+    monkeypatch.setattr(dataset, "_import_tfds", lambda: FakeTfds(fault))
     with pytest.raises(error, match=str(fault)):
         data.load_dataset("cifar10", spec=CIFAR, data_dir=tmp_path)
 
@@ -342,11 +342,12 @@ def test_prepared_images_have_the_pixels_other_decoders_give(kind: str, tmp_path
 
 
 def test_tensorflow_datasets_reads_the_same(tmp_path: Path) -> None:
-    images = prepare(tmp_path)
-    source = prepared.Prepared(tmp_path / "cifar10" / "3.0.2")
-    source.format = "some other format"
-    parts = list(source.chunks("test", None))
-    np.testing.assert_array_equal(np.concatenate([p[0] for p in parts]), images["test"])
+    prepare(tmp_path)
+    builder = dataset._import_tfds().builder_from_directory(tmp_path / "cifar10" / "3.0.2")
+    theirs = list(builder.as_dataset(split="test", as_supervised=True).as_numpy_iterator())
+    ours = data.load_dataset("cifar10", spec=CIFAR, data_dir=tmp_path).load("test")
+    np.testing.assert_array_equal(np.stack([image for image, _ in theirs]), ours.images)
+    assert [label for _, label in theirs] == ours.labels.tolist()
 
 
 def test_the_test_split_is_not_touched_before_it_is_asked_for(tmp_path: Path) -> None:

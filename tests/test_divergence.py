@@ -104,9 +104,7 @@ def test_rollback_halves_the_rate_and_ends(tmp_path, monkeypatch, capsys):
     assert "the loss of step 17 is no finite number" in out
     assert "back to step 16, with 0.5 times the recipe's learning rates" in out
     summary = run.summary()
-    assert summary["rollbacks"] == [
-        {"diverged_at": 17, "back_to": 16, "learning_rate_scale": 0.5}
-    ]
+    assert summary["rollbacks"] == [{"diverged_at": 17, "back_to": 16, "learning_rate_scale": 0.5}]
     monkeypatch.undo()
     plain = fit(tmp_path / "plain")
     rates = [(a["learning_rate"], b["learning_rate"])
@@ -162,9 +160,9 @@ def test_what_no_learning_rate_mends_is_given_up(tmp_path, monkeypatch):
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path, monkeypatch):
     """The loss comes before the update: at a checkpoint it may still be fine."""
-    import kerasnet.train as train
+    import kerasnet.training as training
 
-    capture = train.capture
+    capture = training.capture
 
     def broken(variables):
         arrays = capture(variables)
@@ -173,7 +171,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, monkeypatch):
         return arrays
 
     calls: list[int] = []
-    monkeypatch.setattr(train, "capture", broken)
+    monkeypatch.setattr(training, "capture", broken)
     with pytest.raises(DivergedError, match="stem_conv/kernel is not finite after step 8"):
         fit(tmp_path / "run")
     assert [f.stem for f in checkpoint_files(tmp_path / "run" / "checkpoints")] == ["step-00000004"]

@@ -82,6 +82,11 @@ def same(one: Path, other: Path) -> None:
     assert results[0]["test_accuracy"] == results[1]["test_accuracy"]
 
 
+def contents(run: Path) -> dict[Path, bytes]:
+    """Return what is in a run folder, but for its lock, which names its latest process."""
+    return {f: f.read_bytes() for f in run.rglob("*") if f.is_file() and f.name != ".lock"}
+
+
 def go_on(registry: str, run: Path) -> Training:
     """Do what a person does after a crash: resume, or begin again where nothing had begun."""
     begun = (run / "config.yaml").exists()
@@ -183,6 +188,36 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     same(whole[0], run)
 
 
+@pytest.mark.parametrize("moment", ["on_test_begin", "on_test_end"])
+def test_a_signal_during_validation(registry, whole, tmp_path, moment):
+    run = tmp_path / "run"
+    training = start(
+        *new(registry, run), log=tmp_path / "log", before=signal_at, with_=(moment, 20)
+    )
+    assert training.wait() == 143, training.said
+    # The last step of the second epoch is done; its row is written if its validation was.
+    assert newest_step(run) == (20 if moment == "on_test_begin" else 21)
+    rows = load_run(run).metrics()
+    assert len(rows) == (1 if moment == "on_test_begin" else 2)
+    again = start("fit", "--resume", str(run), log=tmp_path / "log")
+    assert again.wait() == 0, again.said
+    same(whole[0], run)
+
+
+def signal_at(moment: str, step: int) -> None:
+    """Make this process end itself at a moment of the validation after a step."""
+    from kerasnet.training import Recorder
+
+    do = getattr(Recorder, moment)
+
+    def and_signal(self: Recorder, logs: object = None) -> None:
+        do(self, logs)
+        if self.progress.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    setattr(Recorder, moment, and_signal)
+
+
 def test_a_second_signal_leaves_at_once_without_damage(registry, whole, tmp_path):
     run = tmp_path / "run"
     training = start(*new(registry, run), log=tmp_path / "log", before=slow_steps, with_=(run,))
@@ -241,11 +276,11 @@ def test_a_run_in_use_is_refused_and_after_a_kill_it_is_not(whole, tmp_path, cap
         [sys.executable, "-c", HOLDER, str(run)], stdout=subprocess.PIPE, text=True
     )
     assert holder.stdout.readline() == "held\n"
-    before = {f: f.read_bytes() for f in run.rglob("*") if f.is_file()}
+    before = contents(run)
     code, _, err = run_cli(capfd, "fit", "--resume", str(run), "--epochs", "5")
     assert code == 2
     assert f"is being trained by another process (process {holder.pid} on" in err
-    assert {f: f.read_bytes() for f in run.rglob("*") if f.is_file()} == before
+    assert contents(run) == before
     with pytest.raises(BadInputError, match="another process"):
         kerasnet.fit(resume=run, epochs=5, console=Console(quiet=True))
     holder.kill()
@@ -259,7 +294,7 @@ def test_a_run_in_use_is_refused_and_after_a_kill_it_is_not(whole, tmp_path, cap
 
 
 def test_a_finished_run_says_so(whole, capfd):
-    before = {f: f.read_bytes() for f in whole[0].rglob("*") if f.is_file() and f.name != ".lock"}
+    before = contents(whole[0])
     code, out, _ = run_cli(capfd, "fit", "--resume", str(whole[0]))
     assert code == 0
     assert "has finished its 4 epochs" in out
@@ -267,7 +302,7 @@ def test_a_finished_run_says_so(whole, capfd):
     assert json.loads(out)["test_accuracy"] == load_run(whole[0]).summary()["test_accuracy"]
     assert "has finished" in err
     assert kerasnet.fit(resume=whole[0]).finished
-    assert all(f.read_bytes() == content for f, content in before.items())
+    assert contents(whole[0]) == before
 
 
 @pytest.mark.parametrize(
@@ -377,25 +412,28 @@ def test_when_every_checkpoint_is_damaged_nothing_is_overwritten(unfinished, cap
     assert len(checkpoint_files(unfinished / "checkpoints")) == 2
 
 
-def test_other_images_than_before_are_refused(unfinished, capfd):
-    file = unfinished / "config.yaml"
-    # As if the data set had been replaced: other images under the same name.
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("width: 16", "width: 17", "does not fit this run"),
+        # As if the data set had been replaced: other images under the same name.
+        ("limit_train: 200", "limit_train: 190", "not the training images"),
+    ],
+)
+def test_what_does_not_belong_to_a_run_leaves_it_as_it_was(whole, tmp_path, capfd, old, new, said):
+    run = tmp_path / "run"
+    shutil.copytree(whole[0], run)
+    file = run / "config.yaml"
     text = file.read_text()
-    assert "limit_train: 200" in text
-    file.write_text(text.replace("limit_train: 200", "limit_train: 190"))
-    code, _, err = run_cli(capfd, "fit", "--resume", str(unfinished))
+    assert old in text
+    file.write_text(text.replace(old, new))
+    before = {f: f.read_bytes() for f in run.rglob("*") if f.is_file() and f.name != ".lock"}
+    code, _, err = run_cli(capfd, "fit", "--resume", str(run), "--epochs", "5", "--rescale")
     assert code == 2
-    assert "not the training images" in err
-
-
-def test_a_checkpoint_of_another_model_is_refused(unfinished, capfd):
-    file = unfinished / "config.yaml"
-    text = file.read_text()
-    assert "width: 16" in text
-    file.write_text(text.replace("width: 16", "width: 17"))
-    code, _, err = run_cli(capfd, "fit", "--resume", str(unfinished))
-    assert code == 2
-    assert "does not fit this run" in err
+    assert said in err
+    assert {
+        f: f.read_bytes() for f in run.rglob("*") if f.is_file() and f.name != ".lock"
+    } == before
 
 
 def test_checkpoints_that_lead_out_of_the_folder_are_refused(unfinished, tmp_path, capfd):
@@ -537,7 +575,7 @@ def test_other_versions_than_before_are_mentioned(unfinished, capfd):
     file.write_text(json.dumps(facts | {"tensorflow": "1.15.0"}))
     code, out, _ = run_cli(capfd, "fit", "--resume", str(unfinished))
     assert code == 0
-    assert "tensorflow was 1.15.0 when this run began and is" in out
+    assert "tensorflow was 1.15.0 and is" in out
 
 
 def test_an_environment_error_says_what_is_kept(unfinished, monkeypatch):

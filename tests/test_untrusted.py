@@ -17,8 +17,6 @@ from pathlib import Path
 import pytest
 
 import kerasnet
-from kerasnet import registry as registries
-from kerasnet import schema
 from kerasnet.cli import main
 from kerasnet.config import resolve
 from kerasnet.document import MAX_BYTES, MAX_PROBLEMS, DocumentError, parse, to_yaml
@@ -244,8 +242,13 @@ HOSTILE: dict[str, tuple[str | bytes, str]] = {
         for name in ("../x", "..", ".", "/etc/passwd", "a/b", "a\\b", "", "-rf", "~root", " x")
     },
     # spaces
-    "space of 101 values": (
-        "parameters: {recipe.epochs: {type: choice, values: [" + "1, " * 101 + "]}}", "at most 100",
+    "space of 301 values": (
+        "parameters: {recipe.epochs: {type: choice, values: [" + "1, " * 301 + "]}}", "at most 300",
+    ),
+    "space of 400 values": (
+        "parameters:\n"
+        + f"  a: {{type: choice, values: [{'1, ' * 200}]}}\n"
+        + f"  b: {{type: choice, values: [{'1, ' * 200}]}}\n", "400 values to choose from",
     ),
     "space of 65 fields": (
         "parameters:\n"
@@ -273,6 +276,7 @@ def test_a_hostile_registry_is_refused(kind, tmp_path, monkeypatch, capsys):
     assert os.listdir(tmp_path) == ["mine.yaml"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="bounds its memory as Linux does")
 def test_all_of_it_is_refused_in_little_memory(tmp_path):
     for number, (content, _) in enumerate(HOSTILE.values()):
         (tmp_path / f"{number}.yaml").write_bytes(as_bytes(content))
@@ -491,11 +495,6 @@ def test_no_data_sets_name_leads_out_of_the_runs_folder(name):
     assert folder.name.startswith("resnet8-")
 
 
-def test_a_space_draws_no_more_than_a_hundred_values_a_field():
-    values = schema.Choice.model_validate({"type": "choice", "values": [1] * 100})
-    assert len(values.values) == 100
-
-
 # ---------------------------------------------------------------------------- code
 
 
@@ -565,8 +564,3 @@ def test_the_package_runs_nothing_that_it_reads():
     assert len(files) > 15
     found = {str(file.relative_to(package)): dangers(file.read_text()) for file in files}
     assert {file: lines for file, lines in found.items() if lines} == {}
-
-
-def test_every_bound_of_a_registry_is_a_number_of_work_not_of_bytes():
-    # A small file must not ask for more than a few seconds of planning.
-    assert registries.MAX_LAYERS <= 20 * MAX_LAYERS

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kerasnet import schema
 from kerasnet.data.archive import LAYOUTS, Archive
@@ -23,7 +24,7 @@ from kerasnet.data.places import (
     locate,
     search_places,
 )
-from kerasnet.data.prepared import Prepared, import_tfds
+from kerasnet.data.prepared import Prepared
 from kerasnet.data.resizing import resize
 from kerasnet.data.source import SIZE_WAY_OUT, Source
 from kerasnet.data.splits import CHUNK, Shape, Size, Split, SplitName, buffer
@@ -47,12 +48,21 @@ def _writable(places: list[Path]) -> Path:
     )
 
 
+def _import_tfds() -> Any:
+    """Import tensorflow-datasets without the lines it logs and prints."""
+    import logging
+
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    with contextlib.redirect_stdout(sys.stderr):
+        return importlib.import_module("tensorflow_datasets")
+
+
 def _download(name: str, spec: schema.Dataset, data_dir: str | Path | None) -> Located:
     """Download and prepare with tensorflow-datasets, then look again."""
     source = spec.source.name
     assert source is not None
     place = _writable(search_places(data_dir))
-    tfds = import_tfds()
+    tfds = _import_tfds()
     try:
         with contextlib.redirect_stdout(sys.stderr):
             tfds.builder(source, data_dir=str(place)).download_and_prepare()

@@ -16,7 +16,6 @@ from kerasnet.files import read_bytes, read_json
 if TYPE_CHECKING:
     from kerasnet.data.splits import Size
 
-FORMATS = ("tfrecord", "array_record", "riegeli", "parquet")
 # That of a hundred thousand shards has one MB; in memory it can take twenty times as much.
 MAX_JSON_BYTES = 2**24
 MAX_SHARDS = 100_000
@@ -51,7 +50,6 @@ class Description:
     """A prepared data set.
 
     Attributes:
-        format: of its files, one of FORMATS.
         keys: the names of the image and of the label.
         size: height and width of every image, None if they vary.
         channels: 1, 3 or 4.
@@ -59,10 +57,8 @@ class Description:
         class_names: in the order of the labels, None if there are none or not as many.
         train: the training images.
         test: the test images, or what stands for them: the validation images, else `train` itself.
-        features: what features.json holds.
     """
 
-    format: str
     keys: tuple[str, str]
     size: Size | None
     channels: int
@@ -70,7 +66,6 @@ class Description:
     class_names: tuple[str, ...] | None
     train: Records
     test: Records
-    features: Any
 
 
 def describe(folder: Path) -> Description:
@@ -97,16 +92,17 @@ def describe(folder: Path) -> Description:
         ) from e
     for split in (found.train, found.test):
         _check_there(split.files, folder)
-    if found.format == "tfrecord":
-        for split in (found.train, found.test):
-            _check_bytes(split, folder)
+    for split in (found.train, found.test):
+        _check_bytes(split, folder)
     return found
 
 
 def _described(folder: Path, info: Mapping[str, Any], features: Any) -> Description:
-    stored = _text(info.get("fileFormat", "tfrecord"))
-    if stored not in FORMATS:
-        raise ValueError(f"the format must be one of {', '.join(FORMATS)}, not {stored}")
+    if info.get("fileFormat", "tfrecord") != "tfrecord":
+        raise BadInputError(
+            f"{folder} is stored as {info['fileFormat']!r:.60}, not as tfrecord: prepare it again "
+            "with `tfds build --file_format=tfrecord`"
+        )
     keys = _supervised(folder, info)
     image, label = (features["featuresDict"]["features"][k] for k in keys)
     if "image" not in image or "classLabel" not in label:
@@ -119,7 +115,7 @@ def _described(folder: Path, info: Mapping[str, Any], features: Any) -> Descript
         raise ValueError(f"{classes} classes, more than {MAX_CLASSES}")
     names = _class_names(folder / f"{keys[1]}.labels.txt", classes)
     train, test = _train_and_test(folder, info)
-    return Description(stored, keys, size, channels, classes, names, train, test, features)
+    return Description(keys, size, channels, classes, names, train, test)
 
 
 def _train_and_test(folder: Path, info: Mapping[str, Any]) -> tuple[Records, Records]:
@@ -209,7 +205,7 @@ def _records(folder: Path, info: Mapping[str, Any], split: Mapping[str, Any]) ->
     fields = {
         "DATASET": _text(info["name"]),
         "SPLIT": _text(split["name"]),
-        "FILEFORMAT": _text(info.get("fileFormat", "tfrecord")),
+        "FILEFORMAT": "tfrecord",
         "NUM_SHARDS": f"{len(lengths):05d}",
     }
     files = []

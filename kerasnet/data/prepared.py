@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import math
 import re
 import struct
-import sys
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
@@ -88,8 +85,7 @@ class Prepared:
     def __init__(self, folder: Path) -> None:
         self.folder, self.where = folder, str(folder)
         found = describe(folder)
-        self.format, self._keys, self._features = found.format, found.keys, found.features
-        self._size, self.channels = found.size, found.channels
+        self._keys, self._size, self.channels = found.keys, found.size, found.channels
         self.classes: int | None = found.classes
         self.class_names = found.class_names
         self._splits = {"train": found.train, "test": found.test}
@@ -127,18 +123,17 @@ class Prepared:
         return sum(self._splits[split].lengths) if mask is None else int(mask.sum())
 
     def place(self, split: SplitName, index: int) -> str:
-        """Return the shard and the record's number in it, where the format has such."""
+        """Return the shard and the record's number in it."""
         mask = self._mask(split)
         stored = index if mask is None else int(mask.nonzero()[0][index])
         return self._place(self._splits[split], stored)
 
     def _place(self, records: Records, index: int) -> str:
-        if self.format == "tfrecord":
-            for file, length in zip(records.files, records.lengths, strict=True):
-                if index < length:
-                    return f"{file}: record {index}"
-                index -= length
-        return f"{self.folder}: record {index} of split '{records.name}'"
+        for file, length in zip(records.files, records.lengths, strict=True):
+            if index < length:
+                return f"{file}: record {index}"
+            index -= length
+        return f"{self.folder}: split '{records.name}'"
 
     def _mask(self, split: SplitName) -> NDArray[np.bool_] | None:
         """Return which examples of the stored split are meant, if not all."""
@@ -205,9 +200,8 @@ class Prepared:
     def _chunk(self, records: Records) -> int:
         """Return how many records are read at once."""
         largest = math.prod(self._size or (1, 1)) * self.channels
-        if self.format == "tfrecord":
-            for file, length in zip(records.files, records.lengths, strict=True):
-                largest = max(largest, _largest_record(file, length))
+        for file, length in zip(records.files, records.lengths, strict=True):
+            largest = max(largest, _largest_record(file, length))
         return max(1, min(CHUNK, CHUNK_BYTES // largest))
 
     def _encoded(self, records: Records, start: int, chunk: int) -> Any:
@@ -215,8 +209,6 @@ class Prepared:
         import tensorflow as tf
 
         image, label = self._keys
-        if self.format != "tfrecord":
-            return self._encoded_by_tfds(records).skip(start).batch(chunk)
         parsed = {
             image: tf.io.FixedLenFeature([], tf.string),
             label: tf.io.FixedLenFeature([], tf.int64),
@@ -229,24 +221,6 @@ class Prepared:
         # A batch parsed at once, past TFDS's example by example, takes a tenth of the time.
         stored = tf.data.TFRecordDataset([str(f) for f in records.files]).skip(start)
         return stored.batch(chunk).map(parse, num_parallel_calls=tf.data.AUTOTUNE)
-
-    def _encoded_by_tfds(self, records: Records) -> Any:
-        image, label = self._keys
-        _check_classes(self._features, self.folder)
-        tfds = import_tfds()
-        undecoded = tfds.decode.PartialDecoding(
-            {image: True, label: True}, decoders={image: tfds.decode.SkipDecoding()}
-        )
-        try:
-            builder = tfds.builder_from_directory(str(self.folder))
-            found = builder.as_dataset(split=records.name, decoders=undecoded, shuffle_files=False)
-        # Each format has a library of its own, which may be missing, with errors of its own.
-        except Exception as e:
-            raise BadInputError(
-                f"{self.folder} cannot be read as {self.format}: {e}. Prepare the data set again, "
-                "as tfrecord"
-            ) from e
-        return found.map(lambda e: (e[image], e[label]))
 
     def _decoded(self, encoded: Any) -> Any:
         """Return batches of images, uint8, and labels; single ones where sizes vary."""
@@ -275,27 +249,6 @@ class Prepared:
         return batches.prefetch(2 if self._size else tf.data.AUTOTUNE)
 
 
-def _check_classes(features: Any, folder: Path) -> None:
-    """Check that tensorflow-datasets will import nothing but its own features.
-
-    Raises:
-        BadInputError: features.json names another module.
-    """
-    waiting = [features]
-    while waiting:
-        found = waiting.pop()
-        if isinstance(found, list):
-            waiting += found
-        elif isinstance(found, dict):
-            waiting += found.values()
-            name = found.get("pythonClassName", "tensorflow_datasets.")
-            if not str(name).startswith("tensorflow_datasets."):
-                raise BadInputError(
-                    f"{folder}/features.json asks for the Python class {name!r:.100}, which "
-                    "tensorflow-datasets does not bring"
-                )
-
-
 def _decode_image(content: Any, channels: int) -> Any:
     import tensorflow as tf
 
@@ -308,12 +261,3 @@ def _decode_jpeg(content: Any, channels: int) -> Any:
     # TensorFlow's default, and so `tfds.load`, takes a short cut that shifts red and blue by more
     # than one level of 255 on average; this gives the pixels other decoders give.
     return tf.io.decode_jpeg(content, channels=channels, dct_method="INTEGER_ACCURATE")
-
-
-def import_tfds() -> Any:
-    """Import tensorflow-datasets without the lines it logs and prints."""
-    import logging
-
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    with contextlib.redirect_stdout(sys.stderr):
-        return importlib.import_module("tensorflow_datasets")
