@@ -90,7 +90,16 @@ def _inference(
             "preprocessing=True needs weights that carry an inference block, as those of a run do; "
             "or name a data set: preprocessing='cifar10'"
         )
-    return schema.Inference.model_validate(metadata["inference"])
+    try:
+        found = schema.Inference.model_validate(metadata["inference"])
+    except ValueError as error:
+        raise BadInputError(f"the weights' inference block is none: {error}") from error
+    if not len(found.mean) == len(found.std) == model.input_shape[-1]:
+        raise BadInputError(
+            f"the weights' inference block is for images of {len(found.mean)} channels; the "
+            f"model's have {model.input_shape[-1]}"
+        )
+    return found
 
 
 def with_preprocessing(model: keras.Model, inference: schema.Inference) -> keras.Model:

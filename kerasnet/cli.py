@@ -5,7 +5,6 @@ Commands that stop at the plan import neither TensorFlow nor Keras; the others i
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sys
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from kerasnet import __version__
-from kerasnet.errors import BadInputError, KerasnetError, did_you_mean
+from kerasnet.errors import BadInputError, KerasnetError, did_you_mean, is_wrong_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -603,10 +602,8 @@ def _guarded(call: Callable[[], Any]) -> None:
     except MemoryError:
         _fail("out of memory. Try a smaller --batch-size or --limit-train", 4)
     except OSError as error:
-        # A name that is too long, or that cannot be one, is what somebody wrote.
-        wrong_name = error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP)
         name = str(error.filename or "the system")[:200]
-        _fail(f"{name}: {error.strerror or error}", 2 if wrong_name else 4)
+        _fail(f"{name}: {error.strerror or error}", 2 if is_wrong_name(error) else 4)
     except UnicodeEncodeError as error:
         _fail(f"{error.object[:200]!r}: not text that can be written: {error.reason}", 2)
 

@@ -10,7 +10,15 @@ from pydantic import ValidationError
 
 from kerasnet import __version__, backend, data, precision, schema
 from kerasnet.convert import check_weights
-from kerasnet.document import DocumentError, Problem, problems_of, read, validate
+from kerasnet.document import (
+    Document,
+    DocumentError,
+    Problem,
+    problems_of,
+    read,
+    shown,
+    validate,
+)
 from kerasnet.errors import BadInputError, did_you_mean
 from kerasnet.plan import Plan, plan_model
 from kerasnet.registry import Registry, load_registry
@@ -91,17 +99,16 @@ def resolve(
         recipe_name=recipe_name,
         recipe=chosen,
         horizon=chosen.epochs,
-        data=schema.DataConfig(name=dataset, spec=spec, data_dir=folder, limit_train=limit_train),
+        data=schema.DataConfig(name=dataset, spec=spec, data_dir=folder),
         precision=precision.resolve(precision_request),
         execution=schema.Execution(
             layers=layers,  # type: ignore[arg-type]
             # XLA makes TensorFlow's training on a CPU three times slower; JAX is nothing without.
             jit_compile=backend.name() == "jax",
         ),
-        seed=seed,
-        weights=_text(weights),
     )
-    return with_values(config, overrides or {})
+    given = {"seed": seed, "weights": _text(weights), "data.limit_train": limit_train}
+    return with_values(config, {**given, **(overrides or {})})
 
 
 def new_run(
@@ -264,6 +271,24 @@ def _set(node: Any, path: str, value: Any) -> None:
         node = node[key]
 
 
+def validated(document: Document) -> tuple[schema.RunConfig, Plan]:
+    """Return the configuration in a document, and its plan.
+
+    Raises:
+        DocumentError: it is no configuration, or its model fits no input; with line and column.
+    """
+    config = validate(schema.RunConfig, document)
+    try:
+        return config, plan(config)
+    except DocumentError as error:
+        problems = []
+        for problem in error.problems:
+            # A plan names places as a registry has them: `models.resnet50.stem`.
+            path = ("architecture", "model", *problem.path[2:])
+            problems.append(Problem(path, problem.text, document.place(path)))
+        raise DocumentError(problems) from error
+
+
 def read_config(file: str | os.PathLike[str]) -> schema.RunConfig:
     """Read a `config.yaml`.
 
@@ -272,10 +297,10 @@ def read_config(file: str | os.PathLike[str]) -> schema.RunConfig:
     """
     document = read(file)
     try:
-        return validate(schema.RunConfig, document)
+        return validated(document)[0]
     except DocumentError as error:
         wrote = document.data.get("kerasnet")
         if wrote == __version__:
             raise
-        hint = f"it was written by kerasnet {wrote}; this is {__version__}"
+        hint = f"it was written by kerasnet {shown(str(wrote))}; this is {__version__}"
         raise DocumentError([*error.problems, Problem((), f"{file}: {hint}")]) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import signal
 from collections.abc import Iterable
 
@@ -47,6 +48,14 @@ class InterruptedRunError(KerasnetError):
         self.exit_code = 128 + signum
 
 
+def is_wrong_name(error: OSError) -> bool:
+    """Return whether the system refused a file's name, which is what somebody wrote."""
+    return error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP)
+
+
+_MOST_COMPARED, _MOST_LISTED = 300, 50
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a sentence naming the nearest known name, or listing all of them.
 
@@ -55,9 +64,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         known: every name that would have been accepted.
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    # Comparing with thousands of a stranger's names would take seconds.
+    near = difflib.get_close_matches(name[:100], names[:_MOST_COMPARED], n=1, cutoff=0.6)
     if near:
         return f"Did you mean '{near[0]}'?"
     if not names:
         return "There are none."
-    return "Known: " + ", ".join(names) + "."
+    more = len(names) - _MOST_LISTED
+    rest = f" and {more} more" if more > 0 else ""
+    return "Known: " + ", ".join(names[:_MOST_LISTED]) + rest + "."

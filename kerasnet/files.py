@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from kerasnet.errors import BadInputError, EnvironmentFaultError
+from kerasnet.errors import BadInputError, EnvironmentFaultError, is_wrong_name
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -49,7 +49,10 @@ def check_new(folder: str | os.PathLike[str]) -> None:
         elif path.exists() or path.is_symlink():
             raise BadInputError(f"{path}: is a file; choose a folder with --out")
     except OSError as error:
-        raise EnvironmentFaultError(f"{path}: {error.strerror or error}") from error
+        kind = BadInputError if is_wrong_name(error) else EnvironmentFaultError
+        raise kind(
+            f"{path}: {error.strerror or error}; choose another folder with --out"
+        ) from error
 
 
 def make_folder(folder: str | os.PathLike[str]) -> Path:

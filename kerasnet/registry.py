@@ -444,23 +444,9 @@ def validate_file(file: str) -> dict[str, int]:
         space = validate(schema.Space, document)
         return {"parameters": len(space.parameters)}
     if "architecture" in document.data:
-        return _validate_config(document)
+        from kerasnet.config import validated
+
+        config, plan = validated(document)
+        return {"epochs": config.recipe.epochs, "layers": len(plan.layers)}
     overlay(document)
     return {section: len(entries) for section, entries in document.data.items()}
-
-
-def _validate_config(document: Document) -> dict[str, int]:
-    from kerasnet.plan import plan_model
-
-    config = validate(schema.RunConfig, document)
-    try:
-        plan = plan_model(config.architecture, config.input, config.classes)
-    except DocumentError as error:
-        paths = [("architecture", "model", *p.path[2:]) for p in error.problems]
-        raise DocumentError(
-            [
-                Problem(path, p.text, document.place(path))
-                for path, p in zip(paths, error.problems, strict=True)
-            ]
-        ) from error
-    return {"epochs": config.recipe.epochs, "layers": len(plan.layers)}

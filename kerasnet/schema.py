@@ -628,8 +628,8 @@ class Dataset(Strict):
     extends: str | None = Field(
         None, description="another data set, whose fields this one starts from"
     )
-    description: str = ""
-    origin: str = ""
+    description: Prose = ""
+    origin: Prose = ""
     source: DatasetSource
     image: Shape | None = Field(None, description="height, width, channels; as stored if unset")
     classes: Annotated[int, Field(ge=2, le=MAX_CHANNELS)] | None = None

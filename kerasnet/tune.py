@@ -107,7 +107,9 @@ def check_space(config: schema.RunConfig, space: schema.Space, document: Documen
             ends = [distribution.min, distribution.max]
         try:
             for value in ends:
-                plan(with_values(config, {path: value}))
+                changed = with_values(config, {path: value})
+                if not path.startswith("recipe."):
+                    plan(changed)
         except DocumentError as error:
             where = ("parameters", path)
             texts = "; ".join(str(p) for p in error.problems)
