@@ -361,7 +361,7 @@ def fit(
     if run is not None and run.done(resolved):
         _say(console, f"{run.path}: has finished its {resolved.recipe.epochs} epochs; --epochs "
                       "with a larger number makes it longer")  # fmt: skip
-        result = run.summary()
+        result = {**run.summary(), "run": str(run.path)}
     else:
         from kerasnet.api import train_run
 
@@ -464,14 +464,14 @@ def _say_start(console: Console, config: RunConfig, plan: Plan, folder: str) -> 
 
 
 def _say_result(console: Console, result: dict[str, Any]) -> None:
-    accuracy = result["test_accuracy"]
-    _say(
-        console,
-        f"test accuracy {accuracy:.2%} on {result['test_images']:,} images "
-        f"(test loss {result['test_loss']:.4f})",
-        style="bold green",
-    )
-    if result["data_remark"]:
+    accuracy, images, loss = (result.get(f"test_{what}") for what in ("accuracy", "images", "loss"))
+    if accuracy is None:
+        _say(console, "the test set was not read")
+    else:
+        on = f" on {images:,} images" if images else ""
+        more = f" (test loss {loss:.4f})" if loss is not None else ""
+        _say(console, f"test accuracy {accuracy:.2%}{on}{more}", style="bold green")
+    if result.get("data_remark"):
         _say(console, f"data: {result['data_remark']}")
     _say(console, f"run folder {result['run']} (report.html, metrics.csv, checkpoints/)")
 

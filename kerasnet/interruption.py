@@ -19,12 +19,11 @@ class Interrupted(BaseException):
 
     Attributes:
         signum: the signal's number.
-        saved: whether the run's state was written after it.
     """
 
-    def __init__(self, signum: int, saved: bool = False) -> None:
+    def __init__(self, signum: int) -> None:
         super().__init__(signum)
-        self.signum, self.saved = signum, saved
+        self.signum = signum
 
 
 class Interruption:

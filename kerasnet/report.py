@@ -26,12 +26,12 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from kerasnet.errors import BadInputError, EnvironmentFaultError
 from kerasnet.files import write_atomically
 from kerasnet.progress import duration
-from kerasnet.runs import METRICS, TIMING
+from kerasnet.runs import METRICS, TIMING, Summary
 from kerasnet.schema import RunConfig
 
 FloatArray = npt.NDArray[np.float64]
@@ -138,22 +138,10 @@ def expected_calibration_error(
 # ---------------------------------------------------------------------------- reading
 
 
-class Summary(BaseModel):
-    """`summary.json`: what a finished run came to. Later versions may say more."""
+class TestedSummary(Summary):
+    """The summary of a run whose test accuracy was measured."""
 
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
-
-    model: str
-    dataset: str
-    recipe: str
     test_accuracy: Annotated[float, Field(ge=0, le=1)]
-    epochs: int
-    data_remark: str | None = None
-    test_loss: float | None = None
-    images_per_second: float | None = None
-    seconds: float | None = None
-    params: dict[str, int] = {}
-    precision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -181,7 +169,7 @@ class _Run:
     metrics: Mapping[str, FloatArray] | None
     timing: Mapping[str, FloatArray] | None
     environment: Mapping[str, Any] | None
-    summary: Summary | None
+    summary: TestedSummary | None
     predictions: Predictions | None
     names: Sequence[str] = field(default_factory=list)
 
@@ -242,12 +230,12 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return value
 
 
-def _read_summary(path: Path) -> Summary | None:
+def _read_summary(path: Path) -> TestedSummary | None:
     value = _read_json(path)
     if value is None:
         return None
     try:
-        return Summary.model_validate(value)
+        return TestedSummary.model_validate(value)
     except ValidationError as error:
         raise _corrupt(path, "a run's summary", _first_complaint(error)) from error
 
@@ -375,7 +363,8 @@ def _read_run(folder: Path) -> _Run:
         config=config,
         config_text=text,
         metrics=_read_table(folder / "metrics.csv", METRICS),
-        timing=_read_table(folder / "timing.csv", TIMING),
+        # Older runs did not time their checkpoints, which a report does not show.
+        timing=_read_table(folder / "timing.csv", TIMING[:4]),
         environment=_read_json(folder / "environment.json"),
         summary=_read_summary(folder / "summary.json"),
         predictions=predictions,

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kerasnet import __version__, schema
 from kerasnet.checkpoint import checkpoint_files
@@ -35,6 +36,29 @@ from kerasnet.files import (
 METRICS = ("epoch", "step", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
 TIMING = ("epoch", "seconds", "images_per_second", "validation_seconds", "checkpoint_seconds")
 _VERSIONS = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "keras-tuner")
+
+
+class Summary(BaseModel):
+    """`summary.json`: what a finished run came to. Later versions may say more.
+
+    A trial of a search has no test accuracy.
+    """
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    model: str
+    dataset: str
+    recipe: str
+    test_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
+    epochs: int
+    data_remark: str | None = None
+    test_loss: float | None = None
+    images_per_second: float | None = None
+    seconds: float | None = None
+    params: dict[str, int] = {}
+    precision: str | None = None
+    test_images: int | None = None
+    run: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,7 +133,7 @@ class Run:
             **versions,
             **facts,
         }
-        before = self._environment()
+        before = self._known_environment()
         self._write("environment.json", json.dumps(known, indent=2) + "\n")
         return {
             name: (str(before[name]), version)
@@ -117,9 +141,11 @@ class Run:
             if name in before and before[name] != version
         }
 
-    def _environment(self) -> dict[str, Any]:
-        file = self.path / "environment.json"
-        return dict(read_json(file)) if file.is_file() else {}
+    def _known_environment(self) -> dict[str, Any]:
+        # It is written anew in any case; damage in it is no reason to stop.
+        with contextlib.suppress(BadInputError):
+            return _read_object(self.path / "environment.json")
+        return {}
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -136,17 +162,16 @@ class Run:
             try:
                 portalocker.lock(stream, portalocker.LOCK_EX | portalocker.LOCK_NB)
             except portalocker.LockException as error:
-                stream.seek(0)
+                owner = stream.read(100).decode(errors="replace").strip() or file
                 raise BadInputError(
-                    f"{self.path}: is being trained by another process "
-                    f"({stream.read(100).strip() or file}). Wait until it has ended, or choose "
-                    "another folder with --out"
+                    f"{self.path}: is being trained by another process ({owner}). Wait until it "
+                    "has ended, or choose another folder with --out"
                 ) from error
+            # A full disk must not keep a run from being looked at.
+            with contextlib.suppress(OSError):
+                stream.truncate(0)
+                stream.write(f"process {os.getpid()} on {platform.node()}\n".encode())
             try:
-                stream.seek(0)
-                stream.truncate()
-                stream.write(f"process {os.getpid()} on {platform.node()}\n")
-                stream.flush()
                 yield
             finally:
                 portalocker.unlock(stream)
@@ -222,7 +247,15 @@ class Run:
             raise BadInputError(
                 f"{self.path}: this run has not finished. Go on with: {self.resume_command}"
             )
-        return dict(read_json(self.path / "summary.json"))
+        file = self.path / "summary.json"
+        found = _read_object(file)
+        try:
+            Summary.model_validate(found)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise BadInputError(f"{file}: not a run's summary: {where}: {first['msg']}") from error
+        return found
 
     def _write(self, name: str, text: str) -> None:
         write_atomically(self.path / name, text.encode())
@@ -249,12 +282,19 @@ def create_run(path: str | os.PathLike[str] | None, config: schema.RunConfig) ->
     return run
 
 
+def _read_object(file: Path) -> dict[str, Any]:
+    found = read_json(file)
+    if not isinstance(found, dict):
+        raise BadInputError(f"{file}: expected a JSON object, received {type(found).__name__}")
+    return found
+
+
 @contextlib.contextmanager
-def _opened_lock(file: Path) -> Iterator[TextIO]:
+def _opened_lock(file: Path) -> Iterator[io.FileIO]:
     try:
         # Neither truncated, for its owner is read from it, nor followed to somebody else's file.
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-        stream = os.fdopen(os.open(file, flags, 0o644), "r+")
+        stream = io.FileIO(os.open(file, flags, 0o644), "r+")
     except OSError as error:
         raise EnvironmentFaultError(
             f"{file}: cannot be written: {error.strerror or error}; training writes into its run "

@@ -188,7 +188,9 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     same(whole[0], run)
 
 
-@pytest.mark.parametrize("moment", ["on_test_begin", "on_test_end"])
+@pytest.mark.parametrize(
+    "moment", ["on_test_begin", pytest.param("on_test_end", marks=pytest.mark.slow)]
+)
 def test_a_signal_during_validation(registry, whole, tmp_path, moment):
     run = tmp_path / "run"
     training = start(
@@ -576,6 +578,30 @@ def test_other_versions_than_before_are_mentioned(unfinished, capfd):
     code, out, _ = run_cli(capfd, "fit", "--resume", str(unfinished))
     assert code == 0
     assert "tensorflow was 1.15.0 and is" in out
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", "{", '{"tensorflow": [1]}', "[" * 100_000])
+def test_a_damaged_environment_is_written_anew(unfinished, capfd, content):
+    (unfinished / "environment.json").write_text(content)
+    assert run_cli(capfd, "fit", "--resume", str(unfinished))[0] == 0
+    assert "tensorflow" in json.loads((unfinished / "environment.json").read_text())
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", "{", "[" * 100_000, "{}", '{"model": 1}'])
+def test_a_damaged_summary_is_named(whole, tmp_path, capfd, content):
+    shutil.copytree(whole[0], tmp_path / "run")
+    (tmp_path / "run" / "summary.json").write_text(content)
+    code, _, err = run_cli(capfd, "fit", "--resume", str(tmp_path / "run"))
+    assert code == 2
+    assert "summary.json: " in err
+
+
+@pytest.mark.parametrize("content", ["epoch,loss\n1,x\n", "a\n1,2\n", "\xff"])
+def test_damaged_metrics_are_named(whole, tmp_path, content):
+    shutil.copytree(whole[0], tmp_path / "run")
+    (tmp_path / "run" / "metrics.csv").write_bytes(content.encode("latin1"))
+    with pytest.raises(BadInputError, match=r"metrics\.csv: not a table of numbers"):
+        load_run(tmp_path / "run").metrics()
 
 
 def test_an_environment_error_says_what_is_kept(unfinished, monkeypatch):
