@@ -151,6 +151,25 @@ def test_twenty_kills_over_the_whole_run(registry, whole, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_a_killed_run_in_mixed_precision(registry, tmp_path, precision):
+    """The loss scale grows and shrinks with the steps, and skips some."""
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    options = ("--precision", precision)
+    assert start(*new(registry, whole, *options), log=tmp_path / "log").wait() == 0
+    training = start(*new(registry, run, *options), log=tmp_path / "log")
+    training.until(lambda: newest_step(run) >= 15)
+    training.process.kill()
+    training.wait()
+    again = go_on(registry, run)
+    assert again.wait() == 0, again.said
+    same(whole, run)
+    arrays = read_checkpoint(checkpoint_files(run / "checkpoints")[0]).arrays
+    scaled = any(key.endswith("dynamic_scale") for key in arrays)
+    assert scaled == (precision == "mixed_float16")
+
+
+@pytest.mark.slow
 def test_a_kill_while_tensorflow_loads(registry, whole, tmp_path):
     command = [sys.executable, "-m", "kerasnet.cli", *new(registry, tmp_path / "run")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
