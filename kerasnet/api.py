@@ -170,11 +170,17 @@ def fit(
     given = {k: v for k, v in {**named, **options}.items() if v is not None}
     if resume is not None:
         run = resume if isinstance(resume, Run) else load_run(resume)
-        config = continued(run.config, given | ({"name": model} if model else {}), rescale)
-        if not run.done(config):
+        others = {"name": model, "out": out, "registry": registry}
+        given |= {key: value for key, value in others.items() if value is not None}
+        config = continued(run.config, given, rescale)
+        if run.done(config):
+            result_of(run)
+        else:
             check(config, weights=not run.started)
             train_run(run, console, config)
         return run
+    if rescale:
+        raise BadInputError("`rescale` goes with `resume`; a new run's schedule spans `epochs`")
     if model is None:
         raise BadInputError("fit needs the name of a model, or `resume`")
     config = new_run(model, given, registry)
@@ -182,6 +188,20 @@ def fit(
     run = create_run(out, config)
     train_run(run, console)
     return run
+
+
+def result_of(run: Run) -> dict[str, Any]:
+    """Return a finished run's summary, and write the report if that was not done any more.
+
+    Raises:
+        BadInputError: the run has not finished, or its files are damaged.
+    """
+    found = run.summary()
+    if found.get("test_accuracy") is not None and not (run.path / "report.html").exists():
+        from kerasnet.report import write_report
+
+        write_report(run.path)
+    return found
 
 
 def train_run(

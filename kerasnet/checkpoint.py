@@ -6,24 +6,26 @@ whole file, in which the checksum's own characters count as zeros. Reading one e
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from kerasnet.errors import BadInputError
-from kerasnet.files import write_atomically
+from kerasnet.files import read_bytes, write_atomically
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 Row = dict[str, float | int | None]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-_NAME = re.compile(r"step-(\d{8,})\.safetensors")
+_NAME = re.compile(r"step-([0-9]{8,12})\.safetensors")
 _NO_SUM = b"0" * 64
 _SUM = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 
@@ -50,6 +52,7 @@ class Progress(BaseModel):
         learning_rate_scale: factor of every learning rate; below 1 after a rollback.
         rollbacks: the returns to a checkpoint so far.
         data: fingerprint of the training images.
+        backend: of Keras; the others keep some of the state in other types.
         seconds: the run has taken, over all the processes that it went through.
         epoch_seconds: the epoch under way has taken in earlier processes.
         steady_seconds: of training, without each process's first step.
@@ -63,15 +66,16 @@ class Progress(BaseModel):
     metrics: list[Row] = []
     timing: list[Row] = []
     unvalidated: dict[str, float] | None = None
-    best: float | None = None
-    learning_rate_scale: float = Field(1.0, gt=0)
+    best: float | None = Field(None, ge=0, le=1)
+    learning_rate_scale: float = Field(1.0, gt=0, le=1)
     rollbacks: list[Rollback] = []
     data: str = ""
-    seconds: float = 0.0
-    epoch_seconds: float = 0.0
-    steady_seconds: float = 0.0
-    steady_images: int = 0
-    first_step_seconds: float | None = None
+    backend: str = ""
+    seconds: Seconds = 0.0
+    epoch_seconds: Seconds = 0.0
+    steady_seconds: Seconds = 0.0
+    steady_images: int = Field(0, ge=0)
+    first_step_seconds: Seconds | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,9 @@ def write_checkpoint(folder: Path, progress: Progress, arrays: Arrays, keep: int
     total = hashlib.sha256(content).hexdigest().encode()
     write_atomically(file, content[:start], total, content[stop:])
     for old in checkpoint_files(folder)[keep:]:
-        old.unlink(missing_ok=True)
+        # One too many does no harm, and the new one is there.
+        with contextlib.suppress(OSError):
+            old.unlink()
     return file
 
 
@@ -155,14 +161,9 @@ def read_checkpoint(file: Path, max_bytes: int | None = None) -> Checkpoint:
 
 def _bytes(file: Path, max_bytes: int | None) -> bytes:
     try:
-        size = file.stat().st_size
-        if max_bytes is not None and size > max_bytes:
-            raise DamagedCheckpointError(
-                f"{file}: has {size:,} bytes, where this run's state has at most {max_bytes:,}"
-            )
-        return file.read_bytes()
-    except OSError as error:
-        raise DamagedCheckpointError(f"{file}: cannot be read: {error.strerror}") from error
+        return read_bytes(file, file.stat().st_size if max_bytes is None else max_bytes)
+    except (BadInputError, OSError) as error:
+        raise DamagedCheckpointError(str(error)) from error
 
 
 def _header_end(content: memoryview) -> int:
@@ -193,7 +194,8 @@ def newest_checkpoint(
             on_damaged(error)
         else:
             for bad, _ in damaged:
-                bad.replace(bad.with_suffix(".damaged"))
+                with contextlib.suppress(OSError):
+                    bad.replace(bad.with_suffix(".damaged"))
             return found
     if damaged:
         listed = "\n  ".join(str(error) for _, error in damaged)

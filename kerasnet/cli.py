@@ -351,18 +351,23 @@ def fit(
         others = {"name": name, "config": config, "registry": registry, "out": _other(out, resume)}
         given |= {key: value for key, value in others.items() if value is not None}
         resolved = _continue(run, given, rescale)
-    plan = check(resolved, weights=run is None or not run.started)
-    if out and run is None:
-        check_new(out)
-    if dry_run:
-        _print_config(resolved, as_json)
-        return
     console = _console(to_stderr=as_json)
-    if run is not None and run.done(resolved):
-        _say(console, f"{run.path}: has finished its {resolved.recipe.epochs} epochs; --epochs "
-                      "with a larger number makes it longer")  # fmt: skip
-        result = {**run.summary(), "run": str(run.path)}
+    if run is not None and not dry_run and run.done(resolved):
+        from kerasnet.api import result_of
+
+        _say(
+            console,
+            f"{run.path}: has finished its {resolved.recipe.epochs} epochs; --epochs with a larger "
+            "number makes it longer",
+        )
+        result = {**result_of(run), "run": str(run.path)}
     else:
+        plan = check(resolved, weights=run is None or not run.started)
+        if out and run is None:
+            check_new(out)
+        if dry_run:
+            _print_config(resolved, as_json)
+            return
         from kerasnet.api import train_run
 
         run = run or create_run(out, resolved)
@@ -400,8 +405,10 @@ def _other(out: str | None, resume: str | None) -> str | None:
 def _continue(run: Run, given: dict[str, Any], rescale: bool) -> RunConfig:
     from kerasnet.config import continued
 
-    with run.locked():  # refused here, before anything is loaded
-        config = continued(run.config, given, rescale)
+    config = continued(run.config, given, rescale)
+    if not run.done(config):
+        with run.locked():
+            pass  # a run in use is refused here, before anything is loaded
     if config.recipe.epochs > config.horizon:
         _say(
             _console(to_stderr=True),

@@ -247,9 +247,13 @@ def _check_same(option: str, value: Any, plain: dict[str, Any]) -> None:
     for part in _FIXED[option].split("."):
         held = held[part]
     same = [held, plain["precision"]["resolved"]] if option == "precision" else [held]
+    if option == "dataset" and plain["data"]["spec"]["source"]["type"] == "folder":
+        same.append(plain["data"]["spec"]["source"]["name"])
+        value = _text(value) if _text(value) in same else value
     if (_text(value) if _FIXED[option] in _FILES else value) not in same:
+        said = flag if value is True else f"{flag} {value}"
         raise BadInputError(
-            f"{flag} {value} contradicts the run, which has {held} ({_FIXED[option]} in its "
+            f"{said} contradicts the run, which has {held} ({_FIXED[option]} in its "
             "config.yaml); leave it out, or begin a new run"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -87,17 +88,20 @@ def write_atomically(file: Path, *content: bytes | memoryview) -> None:
         with os.fdopen(descriptor, "wb") as stream:
             stream.writelines(content)
             stream.flush()
+            Path(temporary).chmod(0o644)
             os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
         Path(temporary).replace(file)
+        temporary = None
         _sync_folder(file.parent)
     except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
         raise EnvironmentFaultError(
             f"{file}: cannot be written: {error.strerror or error}. Make room or choose another "
             "folder with --out"
         ) from error
+    finally:
+        if temporary:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -113,7 +117,8 @@ def _sync_folder(folder: Path) -> None:
 def remove_temporaries(folder: Path) -> None:
     """Remove what a process that was killed while writing left in a folder."""
     for left in folder.glob(f".*{TEMPORARY}"):
-        left.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            left.unlink()
 
 
 def read_bytes(file: Path, limit: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -45,20 +46,22 @@ class Interruption:
         if self._active:
             self._reading, self._writing = socket.socketpair()
             self._writing.setblocking(False)
-            self._handlers = {s: signal.signal(s, self._handle) for s in SIGNALS}
+            self._watcher = threading.Thread(target=self._watch, daemon=True)
+            self._watcher.start()
             self._descriptor = signal.set_wakeup_fd(
                 self._writing.fileno(), warn_on_full_buffer=False
             )
-            self._watcher = threading.Thread(target=self._watch, daemon=True)
-            self._watcher.start()
+            self._handlers = {s: signal.signal(s, self._handle) for s in SIGNALS}
         return self
 
     def __exit__(self, *_: Any) -> None:
         """Leave signals to whoever caught them before."""
         if self._active:
-            signal.set_wakeup_fd(self._descriptor)
             for signum, handler in self._handlers.items():
-                signal.signal(signum, handler)
+                # None stands for a handler that Python did not install and cannot restore.
+                signal.signal(signum, handler or signal.SIG_DFL)
+            signal.set_wakeup_fd(self._descriptor)
+            self._writing.shutdown(socket.SHUT_RDWR)
             self._writing.close()
             self._watcher.join()
             self._reading.close()
@@ -86,12 +89,15 @@ class Interruption:
             elif signum[0] in SIGNALS:
                 seen = True
                 if self._held:
-                    self._say("finishing this step, then saving; once more leaves at once")
+                    # Not here, for output that nobody takes would hold up the second signal.
+                    threading.Thread(target=self._say, daemon=True).start()
 
-    def _say(self, text: str) -> None:
+    def _say(self) -> None:
+        text = "finishing this step, then saving; once more leaves at once"
         self.console.print(text, highlight=False, soft_wrap=True)
 
     def _leave(self, signum: int) -> None:
         if self.console.is_terminal:
-            self.console.show_cursor(True)
+            with contextlib.suppress(OSError, ValueError):
+                os.write(self.console.file.fileno(), b"\x1b[?25h")
         os._exit(128 + signum)

@@ -60,7 +60,7 @@ class Reporter:
             self._task = self._bar.add_task("", total=self.steps, completed=done, said="starting")
 
     def wants(self, step: int) -> bool:
-        """Whether the values after this step are shown; reading them makes the device wait."""
+        """Whether the values after this step are shown."""
         every = 10 if self._bar else LINE_EVERY
         return step % every == 0 or step == self.steps or not self._started
 

@@ -93,7 +93,7 @@ class SmoothedCrossentropy(keras.losses.Loss):  # type: ignore[misc]
 class FirstNonfiniteStep(keras.metrics.Metric):  # type: ignore[misc]
     """The first step since the last reset whose loss was not finite, from 1; 0 while there is none.
 
-    It is kept on the device, so that every step is looked at and none is waited for.
+    It is kept on the device, so that it names the step also where several are run at once.
     """
 
     def __init__(self, loss: SmoothedCrossentropy, name: str = "first_nonfinite_step") -> None:

@@ -78,7 +78,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has ended and its test accuracy is known."""
+        """Whether the run has ended, and its test accuracy is known unless it was a trial."""
         return (self.path / "summary.json").is_file()
 
     @property
@@ -108,7 +108,15 @@ class Run:
     @property
     def resume_command(self) -> str:
         """The shell line that goes on with this run."""
-        return shlex.join(["kerasnet", "fit", "--resume", str(self.path)])
+        return self.command_for(None)
+
+    def command_for(self, config: schema.RunConfig | None) -> str:
+        """Return the shell line that goes on with this run, by a configuration if it is another."""
+        words = ["kerasnet", "fit", "--resume", str(self.path)]
+        if config is not None and config.recipe.epochs != self.config.recipe.epochs:
+            words += ["--epochs", str(config.recipe.epochs)]
+            words += ["--rescale"] if config.horizon == config.recipe.epochs else []
+        return shlex.join(words)
 
     def write_config(self, config: schema.RunConfig) -> None:
         """Write `config.yaml`."""
@@ -161,11 +169,16 @@ class Run:
         with _opened_lock(file) as stream:
             try:
                 portalocker.lock(stream, portalocker.LOCK_EX | portalocker.LOCK_NB)
-            except portalocker.LockException as error:
+            except portalocker.AlreadyLocked as error:
                 owner = stream.read(100).decode(errors="replace").strip() or file
                 raise BadInputError(
                     f"{self.path}: is being trained by another process ({owner}). Wait until it "
                     "has ended, or choose another folder with --out"
+                ) from error
+            except portalocker.LockException as error:
+                raise EnvironmentFaultError(
+                    f"{file}: cannot be locked: {error}. Choose a folder on another file system "
+                    "with --out"
                 ) from error
             # A full disk must not keep a run from being looked at.
             with contextlib.suppress(OSError):

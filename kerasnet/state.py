@@ -39,7 +39,11 @@ def state_variables(model: keras.Model) -> dict[str, Any]:
 
 
 def metric_variables(model: keras.Model) -> dict[str, Any]:
-    """Return the running sums of the loss and the metrics by name; none before the first batch."""
+    """Return the running sums of the loss and the metrics by name."""
+    # Keras makes them when it first computes the metrics.
+    if not all(getattr(metric, "built", True) for metric in model.metrics):
+        classes = model.output_shape[-1]
+        model.compute_metrics(None, np.zeros(1, "int32"), np.zeros((1, classes), "float32"))
     return {f"metrics/{i}/{v.name}": v for i, v in enumerate(model.metrics_variables)}
 
 

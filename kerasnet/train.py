@@ -6,8 +6,9 @@ folder, or from the beginning where there is none; nothing else decides where tr
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -36,9 +37,9 @@ from kerasnet.errors import (
 from kerasnet.interruption import Interrupted, Interruption
 from kerasnet.progress import Reporter
 from kerasnet.recipe import averaged, compile_model
-from kerasnet.runs import Run
-from kerasnet.state import restore, state_variables
-from kerasnet.training import Diverged, Recorder, Saver, Training, TrainingData
+from kerasnet.runs import METRICS, Run
+from kerasnet.state import metric_variables, restore, state_variables
+from kerasnet.training import Diverged, Recorder, Saver, Training, TrainingData, metrics_of
 
 # A learning rate a thousand times lower that still diverges is not the learning rate's fault.
 MAX_ROLLBACKS = 10
@@ -122,18 +123,20 @@ def fit(
             run.prepare()
             return _fit(run, config or run.config, console, stop, test, on_epoch)
     except Interrupted as signal:
-        raise InterruptedRunError(
-            f"{run.path}: interrupted; {_way_on(run)}", signal.signum
-        ) from signal
+        message = f"{run.path}: interrupted; {_way_on(run, config)}"
+        raise InterruptedRunError(message, signal.signum) from signal
     except EnvironmentFaultError as error:
-        raise EnvironmentFaultError(f"{error}; {_way_on(run)}") from error
+        raise EnvironmentFaultError(f"{error}; {_way_on(run, config)}") from error
 
 
-def _way_on(run: Run) -> str:
+def _way_on(run: Run, config: schema.RunConfig | None = None) -> str:
     """Say what is kept of a run that has stopped, and how to go on with it."""
+    return f"{_kept(run)}. Go on with: {run.command_for(config)}"
+
+
+def _kept(run: Run) -> str:
     files = checkpoint_files(run.checkpoints)
-    kept = f"the newest checkpoint is {files[0]}" if files else "there is no checkpoint yet"
-    return f"{kept}. Go on with: {run.resume_command}"
+    return f"the newest checkpoint is {files[0]}" if files else "there is no checkpoint yet"
 
 
 def _fit(
@@ -143,19 +146,25 @@ def _fit(
     backend.load(deterministic=config.execution.deterministic)
     keras.utils.set_random_seed(config.seed)
     found = _newest(run, config, console)
+    if found is None and (run.finished or run.last_weights.is_file()):
+        raise BadInputError(
+            f"{run.checkpoints}: no checkpoint is left to go on from. Begin a new run, from the "
+            f"last weights with --weights {run.last_weights}"
+        )
     data = _read_data(config)
     if test:
         # Hours of training must not end at a damaged file that could have been known of.
         data.source.check("test")
     config = _settled(config, data, console)
-    if found is None:
-        progress, arrays = Progress(data=data.fingerprint), Arrays()
-    else:
-        _check_same_data(found, data)
-        progress, arrays = found.progress, found.arrays
-    training = Training(run, config, data, console, stop, on_epoch, progress, arrays)
-    model = _train_through(training)
-    with averaged(model):
+    training = Training(run, config, data, console, stop, on_epoch, _start(data), Arrays())
+    if found is not None:
+        _check_fits(found, training)
+        _go_back_to(found, training)
+        training.began -= found.progress.seconds
+    with _memory(f"{run.path}: training at batch size {training.batch}", "--batch-size"):
+        model = _train_through(training)
+    evaluation = f"evaluating at batch size {config.execution.evaluation_batch_size}"
+    with averaged(model), _memory(f"{run.path}: {evaluation}", "evaluation_batch_size"):
         summary = _summary(training)
         if test:
             summary |= test_model(model, config, data.source, run)
@@ -163,10 +172,33 @@ def _fit(
     return summary
 
 
-def _newest(run: Run, config: schema.RunConfig, console: Console) -> Checkpoint | None:
-    # Weights, at most three further copies of them in an optimiser, and room for what is small.
-    bound = 2**26 + 6 * 4 * plan_of(config).params["total"]
+def _start(data: TrainingData) -> Progress:
+    return Progress(data=data.fingerprint, backend=keras.backend.backend())
 
+
+def _go_back_to(found: Checkpoint, training: Training) -> None:
+    training.progress, training.arrays = found.progress, found.arrays
+
+
+@contextlib.contextmanager
+def _memory(where: str, option: str) -> Iterator[None]:
+    """Turn every backend's error about memory into one."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        advice = (
+            f"Try a smaller {option} in a new run"
+            if option.startswith("--")
+            else f"Lower `{option}` in config.yaml"
+        )
+        raise EnvironmentFaultError(f"{where}: memory ran out. {advice}") from error
+
+
+def _newest(run: Run, config: schema.RunConfig, console: Console) -> Checkpoint | None:
+    # Weights and three copies of them in an optimiser come to 16 bytes a parameter.
+    bound = 2**26 + 24 * plan_of(config).params["total"]
     found = newest_checkpoint(
         run.checkpoints, bound, lambda error: _say(console, f"passed over: {error}", "yellow")
     )
@@ -175,17 +207,42 @@ def _newest(run: Run, config: schema.RunConfig, console: Console) -> Checkpoint 
     return found
 
 
-def _say(console: Console, text: str, style: str | None = None) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True, style=style)
+def _check_fits(found: Checkpoint, training: Training) -> None:
+    """Hold a checkpoint, which may be a stranger's, against the run.
 
-
-def _check_same_data(found: Checkpoint, data: TrainingData) -> None:
-    if found.progress.data != data.fingerprint:
+    Raises:
+        BadInputError: it was written by another backend, of other images, or says what cannot be.
+    """
+    progress, data, steps = found.progress, training.data, training.steps
+    if progress.backend != keras.backend.backend():
+        raise BadInputError(
+            f"{found.file}: was written with Keras on {progress.backend or 'another backend'}; "
+            f"this is {keras.backend.backend()}. Set KERAS_BACKEND={progress.backend}"
+        )
+    if progress.data != data.fingerprint:
         raise BadInputError(
             f"{data.source.located.path or data.source.name}: these are not the training images "
             f"that {found.file} was trained on (checksum {data.fingerprint}, expected "
-            f"{found.progress.data}). Say where those are with --data-dir"
+            f"{progress.data}). Say where those are with --data-dir"
         )
+    done = progress.step - len(progress.metrics) * steps
+    validating = progress.unvalidated is not None
+    fits = (
+        found.arrays
+        and (done == steps if validating else 0 <= done < steps)
+        and (not validating or progress.unvalidated.keys() == {"loss", "accuracy"})  # type: ignore[union-attr]
+        and all(set(row) == set(METRICS) for row in progress.metrics)
+        and progress.step <= training.config.recipe.epochs * steps
+    )
+    if not fits:
+        raise BadInputError(
+            f"{found.file}: does not fit this run: step {progress.step} after "
+            f"{len(progress.metrics)} epochs of {steps} steps"
+        )
+
+
+def _say(console: Console, text: str, style: str | None = None) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True, style=style)
 
 
 def _settled(config: schema.RunConfig, data: TrainingData, console: Console) -> schema.RunConfig:
@@ -226,20 +283,24 @@ def _train_through(training: Training) -> keras.Model:
 def _roll_back(training: Training, error: Diverged) -> None:
     """Put the training back to the newest checkpoint, with half the learning rate."""
     run, tried = training.run, len(training.progress.rollbacks)
-    if training.config.execution.on_nan == "stop" or tried >= MAX_ROLLBACKS:
-        after = f" after {tried} rollbacks" if tried else ""
+    again = "a lower --learning-rate, or `gradient_clip` in the recipe"
+    if tried >= MAX_ROLLBACKS:
         raise DivergedError(
-            f"{run.path}: {error}{after}; {_way_on(run)} --on-nan rollback, which halves the "
-            "learning rate, or begin again with a lower --learning-rate or with `gradient_clip` in "
-            "the recipe"
+            f"{run.path}: {error} after {tried} rollbacks; {_kept(run)}. Begin a new run with "
+            f"{again}"
         ) from error
-    found = _newest(run, training.config, training.console)
+    if training.config.execution.on_nan == "stop":
+        raise DivergedError(
+            f"{run.path}: {error}; {_way_on(run)} --on-nan rollback, which halves the learning "
+            f"rate, or begin a new run with {again}"
+        ) from error
     scale = training.progress.learning_rate_scale / 2
     history = training.progress.rollbacks
+    found = _newest(run, training.config, training.console)
     if found is None:
-        training.progress, training.arrays = Progress(data=training.data.fingerprint), Arrays()
+        training.progress, training.arrays = _start(training.data), Arrays()
     else:
-        training.progress, training.arrays = found.progress, found.arrays
+        _go_back_to(found, training)
     back_to = training.progress.step
     training.progress.learning_rate_scale = scale
     training.progress.rollbacks = [
@@ -251,36 +312,38 @@ def _roll_back(training: Training, error: Diverged) -> None:
 
 def _train(training: Training) -> keras.Model:
     config, progress = training.config, training.progress
-    recipe, batch = config.recipe, training.batch
-    model = make_model(config)
+    # A checkpoint holds all weights; the file that the run began with may be gone.
+    model = make_model(config.model_copy(update={"weights": None}) if training.arrays else config)
     compile_model(model, config, training.steps, progress.learning_rate_scale)
     saver = Saver(training)
     if training.arrays:
-        state = {k: a for k, a in training.arrays.items() if not k.startswith("metrics/")}
-        restore(state_variables(model), state, str(training.run.checkpoints))
+        _restore(model, training)
     # Nothing that is there is touched before the state fits.
     _write_facts(training)
     if progress.rollbacks and progress.rollbacks[-1].back_to == progress.step:
         # A run that is killed now must not forget that it was rolled back.
-        metrics = {k: a for k, a in training.arrays.items() if k.startswith("metrics/")}
-        saver.save(model, metrics)
+        saver.save(model, metrics_of(training.arrays))
     saver.tables()
     if progress.metrics and progress.step == len(progress.metrics) * training.steps:
         saver.weights(model)
-    reporter = Reporter(training.console, recipe.epochs, training.steps, batch)
+    epochs = config.recipe.epochs
+    reporter = Reporter(training.console, epochs, training.steps, training.batch)
     try:
         _run_epochs(model, training, Recorder(training, saver, reporter))
-    except Exception as error:
-        if _is_out_of_memory(error):
-            raise EnvironmentFaultError(
-                f"{training.run.path}: memory ran out at batch size {batch}. Try a smaller "
-                "--batch-size in a new run"
-            ) from error
-        raise
     finally:
         reporter.close()
     training.stop.release()
     return model
+
+
+def _restore(model: keras.Model, training: Training) -> None:
+    """Set the model's state to the checkpoint's, having looked at its running sums too."""
+    where, metrics = str(training.run.checkpoints), metrics_of(training.arrays)
+    state = {key: array for key, array in training.arrays.items() if key not in metrics}
+    restore(state_variables(model), state, where)
+    progress = training.progress
+    if progress.unvalidated is None and progress.step > len(progress.metrics) * training.steps:
+        restore(metric_variables(model), metrics, where)
 
 
 def _run_epochs(model: keras.Model, training: Training, recorder: Recorder) -> None:
@@ -346,7 +409,7 @@ def _summary(training: Training) -> dict[str, Any]:
         "best_val_accuracy": progress.best,
         "epochs": config.recipe.epochs,
         "train_images": len(training.data.train),
-        "images_per_second": images / seconds if images else None,
+        "images_per_second": images / seconds if images and seconds else None,
         "first_step_seconds": progress.first_step_seconds,
         "seconds": time.monotonic() - training.began,
         "rollbacks": [rollback.model_dump() for rollback in progress.rollbacks],

@@ -46,6 +46,11 @@ class Diverged(Exception):  # noqa: N818
         self.step = step
 
 
+def metrics_of(arrays: Arrays) -> Arrays:
+    """Return those arrays of a checkpoint that are running sums of an epoch under way."""
+    return {key: array for key, array in arrays.items() if key.startswith("metrics/")}
+
+
 def rate_of(model: keras.Model, step: int) -> float:
     """Return the learning rate of the update of a step, counted from 1."""
     return float(inner(model.optimizer)._learning_rate(step - 1))
@@ -65,8 +70,8 @@ class Training:
     arrays: Arrays
 
     def __post_init__(self) -> None:
-        """Start the clock where the last process stopped it."""
-        self.began = time.monotonic() - self.progress.seconds
+        """Start the clock."""
+        self.began = time.monotonic()
 
     @property
     def steps(self) -> int:
@@ -149,7 +154,8 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         seen = 0.0
         if 0 < done < self.steps:
             seen = self._restore_metrics() * done
-        self.training.arrays = Arrays()  # as large as the model's state, and not needed any more
+        # As large as the model's state, and not needed any more.
+        self.training.arrays.clear()
         self._done_before, self._epoch = done, epoch
         self._validation, self.saver.seconds = 0.0, 0.0
         self._began = time.monotonic() - self.progress.epoch_seconds
@@ -158,11 +164,9 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _restore_metrics(self) -> float:
         """Set the running sums to what they were when the epoch was left; return the loss."""
-        model, classes = self.model, self.training.config.classes
-        # Keras makes their variables when it first computes them.
-        model.compute_metrics(None, np.zeros(1, "int32"), np.zeros((1, classes), "float32"))
-        metrics = {k: a for k, a in self.training.arrays.items() if k.startswith("metrics/")}
-        restore(metric_variables(model), metrics, str(self.training.run.checkpoints))
+        model = self.model
+        where = str(self.training.run.checkpoints)
+        restore(metric_variables(model), metrics_of(self.training.arrays), where)
         return float(model.get_metrics_result()["loss"])
 
     def _mark(self, done: int) -> None:
@@ -177,14 +181,13 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
             self._first_step(done, logs)
         if done == self.steps:
             self.progress.unvalidated = {k: float(logs[k]) for k in ("loss", "accuracy")}
+        # Keras has read the logs of every step anyway.
+        self._check(logs)
         if self.reporter.wants(done):
-            self._check(logs)
             self.reporter.step_ended(done, float(logs["loss"]), float(logs["accuracy"]))
         if self.training.stop.requested is not None:
-            self._check(logs)
             self._interrupt()
         elif done < self.steps and self.saver.due():
-            self._check(logs)
             self._save()
 
     def _first_step(self, done: int, logs: Any) -> None:
@@ -208,9 +211,9 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
     def _save(self) -> None:
         self.progress.epoch_seconds = time.monotonic() - self._began
         under_way = self.progress.unvalidated is None
-        metrics = capture(metric_variables(self.model)) if under_way else {}
         # On JAX, asking Keras for the callback's model brings its variables up to date.
-        self.saver.save(self.model, metrics)
+        model = self.model
+        self.saver.save(model, capture(metric_variables(model)) if under_way else {})
 
     def _interrupt(self) -> None:
         signum = self.training.stop.requested

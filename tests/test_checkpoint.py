@@ -141,7 +141,7 @@ def test_one_that_is_too_large_is_not_read(two):
         stream.truncate(2**42)  # a sparse file of four terabytes
     said = []
     assert newest_checkpoint(folder, 10**6, said.append).progress.step == 100
-    assert "at most 1,000,000" in str(said[0])
+    assert "larger than 1,000,000 bytes" in str(said[0])
 
 
 def test_other_safetensors_files_are_no_checkpoints(tmp_path):

@@ -19,7 +19,7 @@ from processes import BUSY, Training, die_at_write, newest_step, start
 from rich.console import Console
 
 import kerasnet
-from kerasnet.checkpoint import checkpoint_files, read_checkpoint
+from kerasnet.checkpoint import checkpoint_files, read_checkpoint, write_checkpoint
 from kerasnet.cli import main
 from kerasnet.convert import read_arrays
 from kerasnet.errors import BadInputError, EnvironmentFaultError
@@ -374,20 +374,68 @@ def test_more_epochs_leave_the_schedule_alone_unless_asked(whole, capfd, rescale
     assert load_run(whole[0]).config.recipe.epochs == 4
 
 
-def test_a_finished_run_made_longer_is_one_that_was_that_long(registry, whole, tmp_path):
-    longer, run = tmp_path / "longer", tmp_path / "run"
+def test_a_finished_run_is_made_longer_by_one_process(whole, tmp_path):
+    run = tmp_path / "run"
     shutil.copytree(whole[0], run)
-    trainings = [
-        start("fit", "--resume", str(run), "--epochs", "6", "--rescale", log=tmp_path / "a.log"),
-        start("fit", "--resume", str(run), "--epochs", "6", log=tmp_path / "b.log"),
-    ]
+    again = ("fit", "--resume", str(run), "--epochs", "6", "--rescale")
+    trainings = [start(*again, log=tmp_path / f"{i}.log") for i in range(2)]
     codes = [training.wait() for training in trainings]
-    assert sorted(codes) == [0, 2], [t.said for t in trainings]  # only one may have the folder
+    assert sorted(codes) == [0, 2], [t.said for t in trainings]
     rows = load_run(run).metrics()
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert rows[:4] == load_run(whole[0]).metrics()
     assert load_run(run).summary()["epochs"] == 6
-    assert not longer.exists()
+
+
+def test_a_longer_run_may_be_interrupted_too(registry, tmp_path, whole):
+    """Four epochs made six, with the schedule of four, are six with a horizon of four."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    for run in (one, two):
+        shutil.copytree(whole[0], run)
+    again = ("--epochs", "6")
+    assert start("fit", "--resume", str(one), *again, log=tmp_path / "log").wait() == 0
+    training = start(
+        "fit", "--resume", str(two), *again, log=tmp_path / "log", before=die_at_write,
+        with_=(9, "synced"),
+    )  # fmt: skip
+    assert training.wait() == -signal.SIGKILL, training.said
+    assert start("fit", "--resume", str(two), log=tmp_path / "log").wait() == 0
+    assert load_run(two).config.horizon == 4
+    same(one, two)
+
+
+def test_a_run_outlives_the_file_it_began_with(registry, whole, tmp_path, capfd):
+    first = tmp_path / "first.safetensors"
+    shutil.copy(whole[0] / "checkpoints" / "last.safetensors", first)
+    run = tmp_path / "run"
+    training = start(*new(registry, run, "--weights", str(first)), log=tmp_path / "log")
+    training.until(lambda: newest_step(run) >= 6)
+    training.signal(signal.SIGTERM)
+    assert training.wait() == 143
+    first.unlink()
+    code, _, err = run_cli(capfd, "fit", "--resume", str(run))
+    assert code == 0, err
+
+
+def test_a_report_that_was_not_written_any_more(whole, tmp_path, capfd):
+    run = tmp_path / "run"
+    shutil.copytree(whole[0], run)
+    (run / "report.html").unlink()
+    code, _, _ = run_cli(capfd, "fit", "--resume", str(run))
+    assert code == 0
+    assert (run / "report.html").read_bytes() == (whole[0] / "report.html").read_bytes()
+
+
+def test_a_run_without_checkpoints_is_not_begun_again(whole, tmp_path, capfd):
+    run = tmp_path / "run"
+    shutil.copytree(whole[0], run)
+    for file in checkpoint_files(run / "checkpoints"):
+        file.unlink()
+    before = contents(run)
+    code, _, err = run_cli(capfd, "fit", "--resume", str(run), "--epochs", "9")
+    assert code == 2
+    assert "no checkpoint is left to go on from" in err
+    assert contents(run) == before
 
 
 def test_rescale_needs_resume(capfd):
@@ -406,7 +454,7 @@ def test_what_is_no_run_is_said(tmp_path, capfd, missing):
 
 @pytest.fixture
 def unfinished(whole, tmp_path) -> Path:
-    """A copy of the run that has lost its summary and its last epoch's checkpoint."""
+    """A copy of the run that was ended before its test."""
     run = tmp_path / "run"
     shutil.copytree(whole[0], run)
     (run / "summary.json").unlink()
@@ -455,6 +503,67 @@ def test_what_does_not_belong_to_a_run_leaves_it_as_it_was(whole, tmp_path, capf
     assert {
         f: f.read_bytes() for f in run.rglob("*") if f.is_file() and f.name != ".lock"
     } == before
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"step": 15},
+        {"step": 39},
+        {"step": 41},
+        {"unvalidated": {}},
+        {"unvalidated": {"loss": 1.0, "accuracy": 1.0}},
+        {"metrics": [{"a": 1}] * 4},
+        {"metrics": []},
+        {"backend": "jax"},
+        {"data": "0"},
+        {"learning_rate_scale": 2.0},
+        {"best": -1.0},
+        {"steady_seconds": -1.0},
+    ],
+    ids=str,
+)
+def test_a_strangers_progress_is_held_against_the_run(unfinished, capfd, wrong):
+    found = read_checkpoint(checkpoint_files(unfinished / "checkpoints")[0])
+    for file in checkpoint_files(unfinished / "checkpoints"):
+        file.unlink()
+    progress = found.progress.model_copy(update=wrong)
+    file = write_checkpoint(unfinished / "checkpoints", progress, found.arrays, keep=1)
+    code, _, err = run_cli(capfd, "fit", "--resume", str(unfinished))
+    assert code == 2
+    assert str(file) in err
+
+
+def test_missing_running_sums_are_noticed_before_anything_is_touched(whole, tmp_path, capfd):
+    run = tmp_path / "run"
+    shutil.copytree(whole[0], run)
+    found = read_checkpoint(checkpoint_files(run / "checkpoints")[0])
+    middle = found.progress.model_copy(update={"step": 33, "metrics": found.progress.metrics[:3]})
+    for file in checkpoint_files(run / "checkpoints"):
+        file.unlink()
+    write_checkpoint(run / "checkpoints", middle, found.arrays, keep=1)
+    before = contents(run)
+    code, _, err = run_cli(capfd, "fit", "--resume", str(run), "--epochs", "5")
+    assert code == 2
+    assert "missing: metrics/" in err
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "sparse"])
+def test_a_checkpoint_that_is_no_file(whole, unfinished, tmp_path, kind, capfd):
+    bad = unfinished / "checkpoints" / "step-00000099.safetensors"
+    if kind == "pipe":
+        os.mkfifo(bad)
+    elif kind == "device":
+        bad.symlink_to("/dev/zero")
+    elif kind == "folder":
+        bad.mkdir()
+    else:
+        with bad.open("wb") as stream:
+            stream.truncate(2**42)
+    code, out, _ = run_cli(capfd, "fit", "--resume", str(unfinished))
+    assert code == 0
+    assert f"passed over: {bad}" in out
 
 
 def test_checkpoints_that_lead_out_of_the_folder_are_refused(unfinished, tmp_path, capfd):
@@ -583,7 +692,8 @@ models:
         "--out", str(run), log=tmp_path / "log", before=limit_memory, with_=(20 * 2**30,),
     )  # fmt: skip
     assert training.wait(180) == 4, training.said
-    assert "memory ran out at batch size 1293. Try a smaller --batch-size" in training.said
+    assert "training at batch size 1293: memory ran out" in training.said
+    assert "Try a smaller --batch-size" in training.said
     assert "Traceback" not in training.said
 
 

@@ -167,7 +167,10 @@ def _described(
 
 def _locate_folder(name: str, spec: schema.Dataset, data_dir: str | Path | None) -> Located:
     named = Path(os.path.expanduser(spec.source.name or name))
-    tried = list(dict.fromkeys([named.absolute(), *(p / named for p in search_places(data_dir))]))
+    places = search_places(data_dir)
+    # A folder that was moved is found by its name; `data_dir` may also be the folder itself.
+    moved = [p / named.name for p in places] + ([Path(data_dir)] if data_dir else [])
+    tried = list(dict.fromkeys([named.absolute(), *(p / named for p in places), *moved]))
     for folder in tried:
         if folder.is_dir():
             source = Folder(folder)
