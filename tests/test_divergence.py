@@ -122,6 +122,7 @@ def test_rollback_before_the_first_checkpoint_goes_to_the_start(tmp_path, monkey
     ]
 
 
+@pytest.mark.slow
 def test_a_rollback_is_kept_over_a_crash(tmp_path, monkeypatch):
     """Between the rollback and the next checkpoint."""
     poison(monkeypatch, 6)
@@ -150,6 +151,7 @@ def once_then_crash():
     return run
 
 
+@pytest.mark.slow
 def test_what_no_learning_rate_mends_is_given_up(tmp_path, monkeypatch):
     poison(monkeypatch, 2, passes=100)
     monkeypatch.setattr("kerasnet.train.MAX_ROLLBACKS", 2)

@@ -115,7 +115,10 @@ def killed_at_time(registry: str, run: Path, seconds: float) -> int:
     return newest_step(run)
 
 
-@pytest.mark.parametrize(("number", "stage"), [(2, "half"), (17, "written"), (34, "renamed")])
+@pytest.mark.parametrize(
+    ("number", "stage"),
+    [(2, "half"), (17, "written"), pytest.param(34, "renamed", marks=pytest.mark.slow)],
+)
 def test_a_killed_run_ends_as_if_it_had_not_been(registry, whole, tmp_path, number, stage):
     killed_at_write(registry, tmp_path / "run", number, stage)
     resumed = go_on(registry, tmp_path / "run")
@@ -387,6 +390,7 @@ def test_a_finished_run_is_made_longer_by_one_process(whole, tmp_path):
     assert load_run(run).summary()["epochs"] == 6
 
 
+@pytest.mark.slow
 def test_a_longer_run_may_be_interrupted_too(registry, tmp_path, whole):
     """Four epochs made six, with the schedule of four, are six with a horizon of four."""
     one, two = tmp_path / "one", tmp_path / "two"
