@@ -8,19 +8,13 @@ import subprocess
 import sys
 
 import pytest
+from commands import run_cli as run
 
 from kerasnet.cli import main
 from kerasnet.plan import plan_model
 from kerasnet.registry import load_registry
 
 REGISTRY = load_registry()
-
-
-def run(capsys, *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
 
 
 LIGHT = [

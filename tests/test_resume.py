@@ -15,25 +15,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run_cli
 from processes import BUSY, Training, die_at_write, newest_step, start
 from rich.console import Console
 
 import kerasnet
 from kerasnet.checkpoint import checkpoint_files, read_checkpoint, write_checkpoint
-from kerasnet.cli import main
 from kerasnet.convert import read_arrays
 from kerasnet.errors import BadInputError, EnvironmentFaultError
 from kerasnet.runs import load_run
 
 EXACT = ("metrics.csv", "predictions.npz")
 STAGES = ("begun", "half", "written", "synced", "renamed")
-
-
-def run_cli(capfd, *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    out, err = capfd.readouterr()
-    return int(ended.value.code or 0), out, err
 
 
 @pytest.fixture(scope="module")

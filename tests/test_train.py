@@ -10,13 +10,13 @@ import shutil
 import keras
 import numpy as np
 import pytest
+from commands import run_cli
 from rich.console import Console
 
 import kerasnet
 from kerasnet import config as configs
 from kerasnet import schema
 from kerasnet.build import build
-from kerasnet.cli import main
 from kerasnet.convert import read_arrays, weight_variables
 from kerasnet.errors import BadInputError
 from kerasnet.plan import plan_model
@@ -28,13 +28,6 @@ from kerasnet.train import fit
 
 REGISTRY = load_registry()
 SMALL = ["resnet8", "--dataset", "digits", "--limit-train", "300", "--batch-size", "50"]
-
-
-def run_cli(capfd, *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    out, err = capfd.readouterr()
-    return int(ended.value.code or 0), out, err
 
 
 @pytest.fixture(scope="module")

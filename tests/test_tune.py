@@ -6,10 +6,10 @@ import json
 import shlex
 
 import pytest
+from commands import run_cli
 
 from kerasnet import config as configs
 from kerasnet import data, tune
-from kerasnet.cli import main
 from kerasnet.document import DocumentError
 from kerasnet.errors import EnvironmentFaultError
 from kerasnet.files import shipped
@@ -18,13 +18,6 @@ from kerasnet.runs import load_run
 
 SMALL = ["resnet8", "--dataset", "digits", "--limit-train", "100", "--epochs", "1"]
 RATE = "recipe.optimizer.learning_rate"
-
-
-def run_cli(capfd, *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    out, err = capfd.readouterr()
-    return int(ended.value.code or 0), out, err
 
 
 def test_a_search_trains_run_folders_and_never_reads_the_test_set(tmp_path, capfd, monkeypatch):
