@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import ast
+import base64
+import io
+import json
+import marshal
 import os
+import pickle
 import resource
 import signal
 import socket
@@ -11,6 +16,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -564,3 +570,66 @@ def test_the_package_runs_nothing_that_it_reads():
     assert len(files) > 15
     found = {str(file.relative_to(package)): dangers(file.read_text()) for file in files}
     assert {file: lines for file, lines in found.items() if lines} == {}
+
+
+# ---------------------------------------------------------------------------- weights
+
+
+def harmful(marker: Path) -> bytes:
+    """Return compiled Python that makes a file."""
+    return marshal.dumps(compile(f"open({str(marker)!r}, 'w').close()", "evil", "exec"))
+
+
+def lambda_in_keras(marker: Path) -> bytes:
+    """Return a `.keras` file whose layer is Python code that makes a file when it is loaded."""
+    code = harmful(marker)
+    function = {"class_name": "__lambda__", "config": {"code": base64.b64encode(code).decode()}}
+    layer = {"module": "keras.layers", "class_name": "Lambda", "config": {"function": function}}
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w") as archive:
+        archive.writestr("config.json", json.dumps(layer))
+        archive.writestr("metadata.json", "{}")
+        archive.writestr("model.weights.h5", b"")
+    return held.getvalue()
+
+
+def pickled(marker: Path) -> bytes:
+    """Return a pickle that makes a file when it is loaded."""
+    return f"cbuiltins\nopen\n(V{marker}\nVw\ntR.".encode()
+
+
+def declared(size: int) -> bytes:
+    """Return a safetensors file that declares more than it holds."""
+    shape = {"dtype": "F32", "shape": [size], "data_offsets": [0, 4 * size]}
+    header = json.dumps({"stem_conv/kernel": shape}).encode()
+    return len(header).to_bytes(8, "little") + header
+
+
+def test_the_code_in_these_weights_would_do_harm(tmp_path):
+    exec(marshal.loads(harmful(tmp_path / "one")))
+    pickle.loads(pickled(tmp_path / "two")).close()
+    assert {f.name for f in tmp_path.iterdir()} == {"one", "two"}
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("m.keras", lambda_in_keras),
+        ("m.weights.h5", pickled),
+        ("m.pkl", pickled),
+        ("m.ckpt", pickled),
+        ("keras.safetensors", lambda_in_keras),
+        ("pickle.safetensors", pickled),
+        ("large.safetensors", lambda marker: declared(10 * 2**30)),
+        ("header.safetensors", lambda marker: b"\xff" * 8 + b"{}"),
+        ("empty.safetensors", lambda marker: b""),
+    ],
+)
+def test_weights_from_a_stranger_are_not_run(name, make, tmp_path, capsys):
+    marker, file = tmp_path / "it-was-run", tmp_path / name
+    file.write_bytes(make(marker))
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", "resnet8", "--dataset", "digits", "--weights", str(file), "--dry-run"])
+    assert ended.value.code == 2
+    assert str(file) in capsys.readouterr().err
+    assert not marker.exists()
