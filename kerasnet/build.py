@@ -95,7 +95,8 @@ def apply(
     """Apply layers to `tensors`, which maps layer names to Keras tensors and is added to."""
     import keras
 
-    makers = _makers(layers)
+    plan_layers = list(plan_layers)
+    makers = _makers(layers, plan_layers)
     for layer in plan_layers:
         dtype = keras.dtype_policies.get(layer_policy(layer, policy))
         inputs = [tensors[name] for name in layer.inputs]
@@ -185,7 +186,7 @@ def _global_pool(layer: Layer, *, dtype: Any, seed: int | None) -> Any:
     return cls(data_format="channels_last", name=layer.name, dtype=dtype)
 
 
-def _makers(layers: LayerSet) -> Mapping[str, Callable[..., Any]]:
+def _makers(layers: LayerSet, plan_layers: list[Layer]) -> Mapping[str, Callable[..., Any]]:
     stock = {
         "Conv2D": conv,
         "MaxPooling2D": _pool,
@@ -197,7 +198,7 @@ def _makers(layers: LayerSet) -> Mapping[str, Callable[..., Any]]:
         return stock
     from kerasnet.layers import fast_makers
 
-    return {**stock, **fast_makers()}
+    return {**stock, **fast_makers(plan_layers)}
 
 
 # ---------------------------------------------------------------------------- for users' code

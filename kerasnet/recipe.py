@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from kerasnet import schema
+from kerasnet.optimizers import FusedAdam, FusedSGD
 
 # ---------------------------------------------------------------------------- schedule and loss
 
@@ -144,10 +145,10 @@ def make_optimizer(
         "ema_momentum": recipe.ema.decay if recipe.ema else 0.99,
     }
     if isinstance(spec, schema.Sgd):
-        made = keras.optimizers.SGD(momentum=spec.momentum, nesterov=spec.nesterov, **common)
+        made = FusedSGD(momentum=spec.momentum, nesterov=spec.nesterov, name="sgd", **common)
     else:
-        made = keras.optimizers.Adam(
-            beta_1=spec.beta_1, beta_2=spec.beta_2, epsilon=spec.epsilon, **common
+        made = FusedAdam(
+            beta_1=spec.beta_1, beta_2=spec.beta_2, epsilon=spec.epsilon, name="adam", **common
         )
     if decay and recipe.weight_decay and recipe.weight_decay.on == "kernels":
         kept = [v for v in variables if v.name != "kernel"]
