@@ -153,7 +153,8 @@ def fit(
         registry: where the model is; the built-in one if not given.
         console: where progress goes; standard output if not given.
         **options: `recipe`, `dataset`, `data_dir`, `seed`, `limit_train`, `weights`, and
-            `checkpoint_every` (`{"steps": N}` or `{"minutes": N}`), `keep_checkpoints`, `on_nan`.
+            `checkpoint_every` (`{"steps": N}` or `{"minutes": N}`), `keep_checkpoints`, `on_nan`,
+            `steps_per_execution`.
 
     Returns:
         The run; `run.summary()["test_accuracy"]` is its result.

@@ -311,6 +311,12 @@ def fit(
     keep_checkpoints: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="The newest N stay. [default: 2]")
     ] = None,
+    steps_per_execution: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=1000, metavar="N", help="Steps between two returns to Python. [default: 1]"
+        ),
+    ] = None,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="The same bits each time; slower.")
     ] = False,
@@ -339,7 +345,8 @@ def fit(
         "batch_size": batch_size, "learning_rate": learning_rate, "precision": precision,
         "seed": seed, "limit_train": limit_train, "weights": weights,
         "checkpoint_every": _every(checkpoint_every), "keep_checkpoints": keep_checkpoints,
-        "deterministic": deterministic or None, "on_nan": on_nan,
+        "steps_per_execution": steps_per_execution, "deterministic": deterministic or None,
+        "on_nan": on_nan,
     }  # fmt: skip
     given = {key: value for key, value in options.items() if value is not None}
     run = load_run(resume) if resume is not None else None

@@ -33,6 +33,7 @@ OPTION_PATHS = {
     "weights": "weights",
     "seed": "seed",
     "deterministic": "execution.deterministic",
+    "steps_per_execution": "execution.steps_per_execution",
     "checkpoint_every": "execution.checkpoint_every",
     "keep_checkpoints": "execution.keep_checkpoints",
     "on_nan": "execution.on_nan",

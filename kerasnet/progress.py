@@ -23,6 +23,11 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def _passed(step: int, before: int, every: int) -> bool:
+    """Whether a multiple of `every` lies after `before` and not after `step`."""
+    return step // every > before // every
+
+
 class Reporter:
     """Shows training steps on a console: a bar on a terminal, plain lines elsewhere.
 
@@ -49,7 +54,7 @@ class Reporter:
             loss: sum of their losses.
         """
         self.epoch = epoch
-        self._marks = (done, loss)
+        self._marks, self._shown = (done, loss), done
         self._last = (done, self.clock())
         if self.console.is_terminal:
             self._bar = Progress(
@@ -62,7 +67,7 @@ class Reporter:
     def wants(self, step: int) -> bool:
         """Whether the values after this step are shown."""
         every = 10 if self._bar else LINE_EVERY
-        return step % every == 0 or step == self.steps or not self._started
+        return _passed(step, self._shown, every) or step == self.steps or not self._started
 
     def step_ended(self, step: int, loss: float, accuracy: float) -> None:
         """Show the running means after a step of this epoch."""
@@ -74,11 +79,12 @@ class Reporter:
         if step > done and now > since:
             self.rate = (step - done) * self.batch_size / (now - since)
         start, total = self._marks
+        self._shown = step
         recent = (loss * step - total) / max(1, step - start)
         said = f"loss {recent:.4f}  accuracy {accuracy:.4f}  {self._pace(step)}"
         if self._bar:
             self._bar.update(self._task, completed=step, said=said)
-        if step % LINE_EVERY == 0:
+        if _passed(step, start, LINE_EVERY):
             self._print(f"step {step}/{self.steps}  {said}")
             self._marks, self._last = (step, loss * step), (step, now)
 

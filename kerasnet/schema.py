@@ -739,6 +739,9 @@ class Execution(Strict):
 
     layers: Literal["stock", "fast"] = "stock"
     jit_compile: bool = False
+    steps_per_execution: Annotated[int, Field(ge=1, le=1000)] = Field(
+        1, description="steps between two returns to Python; fewer where an epoch's steps need it"
+    )
     evaluation_batch_size: Annotated[int, Field(ge=1, le=MAX_BATCH)] = 500
     deterministic: bool = Field(False, description="the same bits on the same machine, slower")
     checkpoint_every: Every = Field(

@@ -39,7 +39,15 @@ from kerasnet.progress import Reporter
 from kerasnet.recipe import averaged, compile_model
 from kerasnet.runs import METRICS, Run
 from kerasnet.state import metric_variables, restore, state_variables
-from kerasnet.training import Diverged, Recorder, Saver, Training, TrainingData, metrics_of
+from kerasnet.training import (
+    Diverged,
+    Recorder,
+    Saver,
+    StepCallbacks,
+    Training,
+    TrainingData,
+    metrics_of,
+)
 
 # A learning rate a thousand times lower that still diverges is not the learning rate's fault.
 MAX_ROLLBACKS = 10
@@ -315,6 +323,7 @@ def _train(training: Training) -> keras.Model:
     # A checkpoint holds all weights; the file that the run began with may be gone.
     model = make_model(config.model_copy(update={"weights": None}) if training.arrays else config)
     compile_model(model, config, training.steps, progress.learning_rate_scale)
+    model.steps_per_execution = training.steps_per_execution
     saver = Saver(training)
     if training.arrays:
         _restore(model, training)
@@ -366,9 +375,10 @@ def _run_epochs(model: keras.Model, training: Training, recorder: Recorder) -> N
             epochs=recipe.epochs, first_step=progress.step,
         )  # fmt: skip
         last = epoch + 1 if done else recipe.epochs
+        callbacks = StepCallbacks([recorder], add_history=True, model=model)
         model.fit(
             images, shuffle=False, initial_epoch=epoch, epochs=last, steps_per_epoch=steps - done,
-            validation_data=validation, callbacks=[recorder], verbose=0,
+            validation_data=validation, callbacks=callbacks, verbose=0,
         )  # fmt: skip
         epoch = last
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from kerasnet import data as datasets
 from kerasnet import schema
+from kerasnet.backend import devices
 from kerasnet.checkpoint import Arrays, Progress, write_checkpoint
 from kerasnet.convert import save_weights
 from kerasnet.interruption import Interrupted, Interruption
@@ -79,6 +81,17 @@ class Training:
         return datasets.steps_per_epoch(len(self.data.train), self.config.recipe.batch_size)
 
     @property
+    def steps_per_execution(self) -> int:
+        """Steps between two returns to Python: so many that they come out even.
+
+        Keras runs whole executions, and would go on into the next epoch's steps.
+        """
+        done = self.progress.step % self.steps
+        wanted = self.config.execution.steps_per_execution
+        common = math.gcd(self.steps, done)
+        return max(k for k in range(1, wanted + 1) if common % k == 0)
+
+    @property
     def batch(self) -> int:
         """Images in a step."""
         return min(self.config.recipe.batch_size, len(self.data.train))
@@ -139,6 +152,19 @@ class Saver:
         self.seconds += time.monotonic() - began
 
 
+class StepCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
+    """Hands on what a training step returned without waiting for its numbers.
+
+    Keras's own list reads them after each step, for which the step must have finished: a GPU would
+    stand still between two steps.
+    """
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Call every callback with the tensors of the last step so far, `batch`."""
+        for callback in self.callbacks:
+            callback.on_train_batch_end(batch, logs)
+
+
 class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
     """Follows training: shows it, saves it, and stops it when it must stop."""
 
@@ -147,6 +173,8 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self.training, self.saver, self.reporter = training, saver, reporter
         self.progress, self.steps = training.progress, training.steps
         self._first = True
+        # On a CPU the step has finished, and its numbers are there.
+        self._check_always = all(device.startswith("cpu") for device in devices())
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Begin an epoch, or go on with the one that a checkpoint was in the middle of."""
@@ -181,13 +209,16 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
             self._first_step(done, logs)
         if done == self.steps:
             self.progress.unvalidated = {k: float(logs[k]) for k in ("loss", "accuracy")}
-        # Keras has read the logs of every step anyway.
-        self._check(logs)
-        if self.reporter.wants(done):
+        wanted = self.reporter.wants(done)
+        interrupted = self.training.stop.requested is not None
+        due = done < self.steps and self.saver.due()
+        if self._check_always or wanted or interrupted or due or done == self.steps:
+            self._check(logs)
+        if wanted:
             self.reporter.step_ended(done, float(logs["loss"]), float(logs["accuracy"]))
-        if self.training.stop.requested is not None:
+        if interrupted:
             self._interrupt()
-        elif done < self.steps and self.saver.due():
+        elif due:
             self._save()
 
     def _first_step(self, done: int, logs: Any) -> None:
