@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +201,18 @@ def test_without_the_compiler_the_same_comes_out(monkeypatch: pytest.MonkeyPatch
         # The place a rotation takes a pixel from may be rounded to either of two.
         assert (np.abs(found[0] - expected[0]) < 1e-5).mean() > 0.99
         np.testing.assert_allclose(found[1], expected[1], atol=1e-6)
+
+
+def test_flags_meant_for_jax_do_not_end_the_process() -> None:
+    """TensorFlow's compiler ends it at a flag that it does not know."""
+    code = "import os; from kerasnet.data import pipeline as p; print(p._compiles(), os.environ)"
+    flag = "--xla_flag_of_a_newer_jax=1"
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": flag}
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert found.stdout.startswith("True"), found.stderr
+    assert flag in found.stdout
 
 
 # ---------------------------------------------------------------------------- bad values

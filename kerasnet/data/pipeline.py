@@ -6,11 +6,13 @@ resumed run sees the images an uninterrupted one would have seen.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from kerasnet import schema
+from kerasnet import backend, schema
 from kerasnet.data.augment import augment_batch, check_reflection, effective_augment
 from kerasnet.data.mixing import draw_mixes, mix
 from kerasnet.data.splits import ALIGNMENT, Split
@@ -205,10 +207,26 @@ def _compiles() -> bool:
     import tensorflow as tf
 
     probe = tf.function(lambda number: number + 1, autograph=False, jit_compile=True)
+    with _without_flags_of_another_compiler():
+        try:
+            return [int(number) for number in tf.data.Dataset.range(1).map(probe)] == [1]
+        except tf.errors.OpError:
+            return False
+
+
+@contextlib.contextmanager
+def _without_flags_of_another_compiler() -> Iterator[None]:
+    """Hide `$XLA_FLAGS` where it is meant for JAX, whose compiler is another version.
+
+    TensorFlow's reads it once, the first time that it compiles, and a flag that it does not know
+    ends the process.
+    """
+    flags = os.environ.pop("XLA_FLAGS", None) if backend.name() != "tensorflow" else None
     try:
-        return [int(number) for number in tf.data.Dataset.range(1).map(probe)] == [1]
-    except tf.errors.OpError:
-        return False
+        yield
+    finally:
+        if flags is not None:
+            os.environ["XLA_FLAGS"] = flags
 
 
 def _mapped(source: Any, make: Callable[..., Any]) -> Any:
