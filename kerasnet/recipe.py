@@ -64,12 +64,18 @@ class RecipeSchedule(keras.optimizers.schedules.LearningRateSchedule):  # type: 
         }
 
 
+def _are_shares(y_true: Any, y_pred: Any) -> bool:
+    """Whether targets are shares of the classes, not labels: training may mix, validation not."""
+    return len(y_true.shape) == len(y_pred.shape) and y_true.shape[-1] == y_pred.shape[-1]
+
+
 @keras.saving.register_keras_serializable("kerasnet")
 class SmoothedCrossentropy(keras.losses.Loss):  # type: ignore[misc]
     """Cross-entropy of float logits (batch, classes) and integer labels (batch,).
 
     The target is 1 - `label_smoothing` for the label plus `label_smoothing` spread evenly over all
-    classes (Szegedy et al. 2016, section 7).
+    classes (Szegedy et al. 2016, section 7). In place of labels it takes each class's share, float
+    (batch, classes), which mixing gives; it is smoothed likewise.
     """
 
     def __init__(self, label_smoothing: float = 0.0, name: str = "loss", **more: Any) -> None:
@@ -80,7 +86,11 @@ class SmoothedCrossentropy(keras.losses.Loss):  # type: ignore[misc]
         """Return the loss of each example, (batch,)."""
         ops = keras.ops
         logits = ops.cast(y_pred, "float32")
-        hard = ops.sparse_categorical_crossentropy(y_true, logits, from_logits=True)
+        crossentropy = (
+            ops.categorical_crossentropy if _are_shares(y_true, y_pred)
+            else ops.sparse_categorical_crossentropy
+        )  # fmt: skip
+        hard = crossentropy(y_true, logits, from_logits=True)
         if not self.label_smoothing:
             return hard
         even = ops.logsumexp(logits, axis=-1) - ops.mean(logits, axis=-1)
@@ -89,6 +99,19 @@ class SmoothedCrossentropy(keras.losses.Loss):  # type: ignore[misc]
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return {**super().get_config(), "label_smoothing": self.label_smoothing}
+
+
+class Accuracy(keras.metrics.SparseCategoricalAccuracy):  # type: ignore[misc]
+    """The fraction of examples whose largest logit is that of the label.
+
+    Where a target is shares of the classes, its label is the class of the largest share.
+    """
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Count a batch: labels (batch,) or shares (batch, classes), and logits."""
+        if _are_shares(y_true, y_pred):
+            y_true = keras.ops.argmax(y_true, axis=-1)
+        return super().update_state(y_true, y_pred, sample_weight)
 
 
 class FirstNonfiniteStep(keras.metrics.Metric):  # type: ignore[misc]
@@ -105,7 +128,7 @@ class FirstNonfiniteStep(keras.metrics.Metric):  # type: ignore[misc]
         self.first = self.add_variable((), "zeros", name="first")
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Look at a batch: integer labels (batch,) and logits (batch, classes)."""
+        """Look at a batch: what the loss takes."""
         ops = keras.ops
         steps, first = ops.convert_to_tensor(self.steps) + 1, ops.convert_to_tensor(self.first)
         fine = ops.isfinite(self.loss(y_true, y_pred))
@@ -204,7 +227,7 @@ def compile_model(
         optimizer=optimizer,
         loss=loss,
         metrics=[
-            keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
+            Accuracy(name="accuracy"),
             FirstNonfiniteStep(loss),
         ],
         jit_compile=config.execution.jit_compile,

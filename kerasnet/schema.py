@@ -50,6 +50,8 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# Below, both shapes of a float32 beta distribution's draws are 0; above, they are all one half.
+Alpha = Annotated[float, Field(ge=1e-3, le=1e3)]
 Shape = Annotated[list[Side], Field(min_length=3, max_length=3)]
 
 
@@ -566,12 +568,49 @@ class Cutout(Strict):
     size: Annotated[int, Field(ge=1, le=1024)]
 
 
+class RandAugment(Strict):
+    """Random operations in sequence, one magnitude for all (Cubuk et al. 2020).
+
+    What a magnitude means in degrees, pixels and so on: `kerasnet.data.rand_augment`.
+    """
+
+    layers: Annotated[int, Field(ge=1, le=10)] = Field(
+        2, description="operations an image, the paper's N"
+    )
+    magnitude: Annotated[float, Field(ge=0, le=10)] = Field(
+        9.0, description="their strength, the paper's M; 10 is the strongest"
+    )
+
+
+class Mixup(Strict):
+    """Blend each image and its label with another's (Zhang et al. 2018)."""
+
+    alpha: Alpha = Field(0.2, description="an image's own weight is Beta(alpha, alpha)")
+
+
+class Cutmix(Strict):
+    """Paste a rectangle of another image, whose label counts by its area (Yun et al. 2019)."""
+
+    alpha: Alpha = Field(1.0, description="the area left, before clipping, is Beta(alpha, alpha)")
+
+
 class Augment(Strict):
-    """What is done to training images, in this order. A data set may forbid some of it."""
+    """What is done to training images, in this order. A data set may forbid some of it.
+
+    With both mixup and cutmix, each image has one of the two, either with probability one half.
+    """
 
     crop: Crop | None = None
     flip: Literal["none", "horizontal"] = Field("none", description="with probability one half")
+    rand_augment: RandAugment | None = None
     cutout: Cutout | None = None
+    mixup: Mixup | None = None
+    cutmix: Cutmix | None = None
+
+    @property
+    def mixes(self) -> bool:
+        """Whether targets are distributions over the classes instead of labels."""
+        return self.mixup is not None or self.cutmix is not None
 
 
 class Ema(Strict):
@@ -614,7 +653,10 @@ class Allowed(Strict):
 
     crop: bool = True
     flip: bool = True
+    rand_augment: bool = True
     cutout: bool = True
+    mixup: bool = True
+    cutmix: bool = True
 
 
 def _without_checksums(archives: Any) -> Any:

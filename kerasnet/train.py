@@ -372,7 +372,7 @@ def _run_epochs(model: keras.Model, training: Training, recorder: Recorder) -> N
         images = datasets.training_pipeline(
             training.data.train, inference=inference, augment=recipe.augment,
             allowed=config.data.spec.augment, batch_size=recipe.batch_size, seed=config.seed,
-            epochs=recipe.epochs, first_step=progress.step,
+            epochs=recipe.epochs, first_step=progress.step, classes=config.classes,
         )  # fmt: skip
         last = epoch + 1 if done else recipe.epochs
         callbacks = StepCallbacks([recorder], add_history=True, model=model)

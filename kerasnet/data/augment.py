@@ -6,31 +6,36 @@ from collections.abc import Sequence
 from typing import Any
 
 from kerasnet import schema
+from kerasnet.data.pixels import take_pixels
+from kerasnet.data.rand_augment import rand_augment
 from kerasnet.errors import BadInputError
 
 
 def effective_augment(augment: schema.Augment, allowed: schema.Allowed) -> schema.Augment:
     """Return the augmentations without those that the data set forbids."""
-    return schema.Augment(
-        crop=augment.crop if allowed.crop else None,
-        flip=augment.flip if allowed.flip else "none",
-        cutout=augment.cutout if allowed.cutout else None,
-    )
+    off = schema.Augment()
+    forbidden = {
+        name: getattr(off, name) for name in schema.Allowed.model_fields
+        if not getattr(allowed, name)
+    }  # fmt: skip
+    return augment.model_copy(update=forbidden)
 
 
 def augment_batch(images: Any, augment: schema.Augment, *, seed: Any, fill: Sequence[int]) -> Any:
-    """Crop, flip and cut out at random, each image by itself, all of them at once.
+    """Crop, flip, change by RandAugment and cut out, at random, each image by itself.
 
-    Every augmentation here says, for each pixel, which pixel of its image it is taken from, or that
-    it is black or the mean colour; so one gather does them all. The numbers that decide one
-    augmentation do not depend on which others are on.
+    The numbers that decide one augmentation do not depend on which others are on. Nothing here
+    branches on a tensor's value, so that all of it can be compiled into few passes over the pixels.
+    Mixing is not done here, for it concerns labels too: `mixing`.
 
     Args:
-        images: uint8 tensor (n, height, width, channels); all but n must be static.
-        augment: what to do. Crop: He et al. 2015, section 4.2. Cutout: DeVries & Taylor 2017; its
-            centre is uniform over the image, so the square may reach over the edge.
+        images: uint8 tensor (n, height, width, channels); all of it must be static.
+        augment: what to do. Crop: He et al. 2015, section 4.2. RandAugment: `rand_augment`. Cutout:
+            DeVries & Taylor 2017; its centre is uniform over the image, so the square may reach
+            over the edge.
         seed: integer tensor (2,); equal seeds do equal things.
-        fill: the colour of cut-out squares, an integer 0…255 a channel.
+        fill: the colour of cut-out squares and of what RandAugment moves into the picture, an
+            integer 0…255 a channel.
 
     Returns:
         uint8 tensor of the same shape.
@@ -40,49 +45,41 @@ def augment_batch(images: Any, augment: schema.Augment, *, seed: Any, fill: Sequ
     """
     import tensorflow as tf
 
-    if augment.crop is None and augment.flip == "none" and augment.cutout is None:
-        return images
-    height, width, channels = images.shape[1:]
+    n, height, width, _ = images.shape
     check_reflection(augment.crop, min(height, width))
+    seed = tf.cast(seed, tf.int64)
     draws = tf.random.stateless_uniform(
-        [5, tf.shape(images)[0]], seed, minval=None, maxval=None, dtype=tf.int32, alg="philox"
+        [5, n], seed, minval=None, maxval=None, dtype=tf.int32, alg="philox"
     )
-    # 32-bit indices are faster, and large enough unless the batch is gigantic.
-    n = images.shape[0]
-    integer = tf.int32 if n is not None and n * height * width < 2**30 else tf.int64
-    index = _source_pixels(augment, draws, height, width, integer)
-    colours = tf.constant([[0] * channels, list(fill)], tf.uint8)
-    table = tf.concat([colours, tf.reshape(images, [-1, channels])], 0)
-    return tf.ensure_shape(tf.gather(table, index), images.shape)
+    if augment.crop is not None or augment.flip != "none":
+        images = _cropped(images, augment, draws)
+    if augment.rand_augment is not None:
+        other = seed + tf.constant([1 << 40, 0], tf.int64)
+        images = rand_augment(images, augment.rand_augment, seed=other, fill=fill)
+    if augment.cutout is not None:
+        images = _cut_out(images, augment.cutout, draws, fill)
+    return images
 
 
-def _source_pixels(
-    augment: schema.Augment, draws: Any, height: int, width: int, integer: Any
-) -> Any:
-    """Return where each pixel comes from, (n, height, width): 0 black, 1 the fill, then pixels."""
+def _below(draws: Any, bound: int) -> Any:
+    """Return numbers from 0 to below the bound, (n, 1)."""
     import tensorflow as tf
 
-    def below(row: int, bound: int) -> Any:
-        return tf.cast(tf.math.floormod(draws[row], bound), integer)[:, None]
+    return tf.math.floormod(draws, bound)[:, None]
 
-    crop, cutout, outside = augment.crop, augment.cutout, None
-    y = source_y = tf.range(height, dtype=integer)[None]
-    x = source_x = tf.range(width, dtype=integer)[None]
+
+def _cropped(images: Any, augment: schema.Augment, draws: Any) -> Any:
+    """Crop and flip, for which each pixel is taken from another place of its image."""
+    import tensorflow as tf
+
+    _, height, width, channels = images.shape
+    y, x, crop = tf.range(height)[None], tf.range(width)[None], augment.crop
     if augment.flip != "none":
-        source_x = tf.where(below(2, 2) == 1, width - 1 - x, x)
+        x = tf.where(_below(draws[2], 2) == 1, width - 1 - x, x)
     if crop is not None:
-        source_y, out_y = _shifted(source_y, below(0, 2 * crop.padding + 1), height, crop)
-        source_x, out_x = _shifted(source_x, below(1, 2 * crop.padding + 1), width, crop)
-        outside = out_y[:, :, None] | out_x[:, None, :] if crop.mode == "zeros" else None
-    image = tf.range(tf.shape(draws, out_type=integer)[1])[:, None]
-    index = ((image * height + source_y) * width)[:, :, None] + source_x[:, None, :] + 2
-    if outside is not None:
-        index = tf.where(outside, tf.constant(0, integer), index)
-    if cutout is not None:
-        cut = _within(y, below(3, height), cutout)[:, :, None]
-        cut &= _within(x, below(4, width), cutout)[:, None, :]
-        index = tf.where(cut, tf.constant(1, integer), index)
-    return index
+        y = _shifted(y, _below(draws[0], 2 * crop.padding + 1), height, crop)
+        x = _shifted(x, _below(draws[1], 2 * crop.padding + 1), width, crop)
+    return take_pixels(images, y[:, :, None], x[:, None, :], [0] * channels)
 
 
 def check_reflection(crop: schema.Crop | None, side: int) -> None:
@@ -102,17 +99,24 @@ def check_reflection(crop: schema.Crop | None, side: int) -> None:
         )
 
 
-def _shifted(place: Any, offset: Any, size: int, crop: schema.Crop) -> tuple[Any, Any]:
-    """Return where cropped pixels come from along an axis, and which come from outside."""
+def _shifted(place: Any, offset: Any, size: int, crop: schema.Crop) -> Any:
+    """Return where cropped pixels come from along an axis; with zeros, perhaps from outside."""
     import tensorflow as tf
 
     moved = place + offset - crop.padding
-    outside = (moved < 0) | (moved >= size)
     if crop.mode == "reflect":
         moved = (size - 1) - tf.abs((size - 1) - tf.abs(moved))
-    return moved, outside
+    return moved
 
 
-def _within(place: Any, centre: Any, cutout: schema.Cutout) -> Any:
-    start = centre - cutout.size // 2
-    return (place >= start) & (place < start + cutout.size)
+def _cut_out(images: Any, cutout: schema.Cutout, draws: Any, fill: Sequence[int]) -> Any:
+    import tensorflow as tf
+
+    def within(size: int, centre: Any) -> Any:
+        place, start = tf.range(size)[None], centre - cutout.size // 2
+        return (place >= start) & (place < start + cutout.size)
+
+    _, height, width, _ = images.shape
+    cut = within(height, _below(draws[3], height))[:, :, None]
+    cut &= within(width, _below(draws[4], width))[:, None, :]
+    return tf.where(cut[..., None], tf.constant(list(fill), tf.uint8), images)

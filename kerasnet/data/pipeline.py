@@ -6,11 +6,15 @@ resumed run sees the images an uninterrupted one would have seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from kerasnet import schema
+from kerasnet import backend, schema
 from kerasnet.data.augment import augment_batch, check_reflection, effective_augment
+from kerasnet.data.mixing import draw_mixes, mix
 from kerasnet.data.splits import ALIGNMENT, Split
 from kerasnet.errors import BadInputError
 
@@ -67,7 +71,7 @@ def _normaliser(inference: schema.Inference, shape: tuple[int, ...]) -> Callable
     return normalise
 
 
-_ORDER, _AUGMENT = 0, 1
+_ORDER, _AUGMENT, _MIX = 0, 1, 2
 
 
 def _key(purpose: int, seed: int, epoch: Any, step: Any) -> Any:
@@ -112,6 +116,7 @@ def training_pipeline(
     seed: int,
     epochs: int,
     first_step: int = 0,
+    classes: int | None = None,
 ) -> Any:
     """Return the batches of a training run, as a `tf.data.Dataset`.
 
@@ -128,35 +133,100 @@ def training_pipeline(
         seed: of order and augmentation, 0 to 2³¹ - 1.
         epochs: of the whole run, those already done included.
         first_step: optimiser steps already done since the run began.
+        classes: how many there are; needed by mixup and cutmix only.
 
     Returns:
         `epochs * steps_per_epoch - first_step` batches of float32 images (batch, height, width,
-        channels) and int32 labels (batch,).
+        channels) and int32 labels (batch,); with mixup or cutmix, instead of the labels, the share
+        of each class, float32 (batch, classes).
 
     Raises:
         BadInputError: no images, or a number out of range.
     """
-    import tensorflow as tf
-
     total = epochs * steps_per_epoch(len(split), batch_size)
     if not 0 <= first_step <= total or not 0 <= seed < 2**31:
         raise BadInputError(
             f"first_step must be 0 to {total}, not {first_step}; seed 0 to 2³¹ - 1, not {seed}"
         )
     chosen = effective_augment(augment, allowed)
+    check_reflection(chosen.crop, min(split.images.shape[1:3]))
+    if chosen.mixes and (classes is None or classes <= split.labels.max(initial=0)):
+        raise BadInputError(
+            f"mixup and cutmix need the number of classes, more than {split.labels.max()}; "
+            f"received classes={classes}"
+        )
+    order = _batch_indices(len(split), batch_size, seed, epochs, first_step)
+    return _mapped(order, _batch_maker(split, inference, chosen, seed, classes))
+
+
+def _batch_maker(
+    split: Split, inference: schema.Inference, augment: schema.Augment, seed: int,
+    classes: int | None,
+) -> Callable[[Any, Any, Any], tuple[Any, Any]]:  # fmt: skip
+    """Return the function from epoch, step and indices to a batch of training."""
+    import tensorflow as tf
+
     shape = split.images.shape[1:]
-    check_reflection(chosen.crop, min(shape[:2]))
     normalise = _normaliser(inference, shape)
     fill = [min(255, max(0, round(255 * m))) for m in inference.mean]
     images, labels = _as_tensor(split.images), _labels(split)
 
-    def batch(epoch: Any, step: Any, indices: Any) -> tuple[Any, Any]:
-        drawn = tf.gather(images, indices)
-        drawn = augment_batch(drawn, chosen, seed=_key(_AUGMENT, seed, epoch, step), fill=fill)
-        return normalise(drawn), tf.gather(labels, indices)
+    def augmented(images: Any, key: Any) -> Any:
+        return normalise(augment_batch(images, augment, seed=key, fill=fill))
 
-    order = _batch_indices(len(split), batch_size, seed, epochs, first_step)
-    return _mapped(order, batch)
+    # The compiler fuses what is within one function, and would compute each image twice to mix it.
+    augmented, mixed = _compiled(augmented), _compiled(mix)
+
+    def batch(epoch: Any, step: Any, indices: Any) -> tuple[Any, Any]:
+        key = _key(_AUGMENT, seed, epoch, step)
+        found, target = augmented(tf.gather(images, indices), key), tf.gather(labels, indices)
+        if not augment.mixes:
+            return found, target
+        key = _key(_MIX, seed, epoch, step)
+        weight, box = draw_mixes(found.shape[:3], augment, seed=key)
+        found, target = mixed(found, target, weight, box, classes)
+        return found, target
+
+    return batch
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of tensors that takes few passes over the pixels, if it can be had."""
+    import tensorflow as tf
+
+    made: Callable[..., Any] = tf.function(function, autograph=False, jit_compile=_compiles())
+    return made
+
+
+@functools.cache
+def _compiles() -> bool:
+    """Whether this TensorFlow can compile what a data set maps; not every build has the compiler.
+
+    The same comes out without it, but for the last digits, more slowly.
+    """
+    import tensorflow as tf
+
+    probe = tf.function(lambda number: number + 1, autograph=False, jit_compile=True)
+    with _without_flags_of_another_compiler():
+        try:
+            return [int(number) for number in tf.data.Dataset.range(1).map(probe)] == [1]
+        except tf.errors.OpError:
+            return False
+
+
+@contextlib.contextmanager
+def _without_flags_of_another_compiler() -> Iterator[None]:
+    """Hide `$XLA_FLAGS` where it is meant for JAX, whose compiler is another version.
+
+    TensorFlow's reads it once, the first time that it compiles, and a flag that it does not know
+    ends the process.
+    """
+    flags = os.environ.pop("XLA_FLAGS", None) if backend.name() != "tensorflow" else None
+    try:
+        yield
+    finally:
+        if flags is not None:
+            os.environ["XLA_FLAGS"] = flags
 
 
 def _mapped(source: Any, make: Callable[..., Any]) -> Any:
