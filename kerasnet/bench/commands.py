@@ -1,0 +1,101 @@
+"""`kerasnet bench …`: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kerasnet.registry import Registry
+
+app = typer.Typer(
+    name="bench",
+    help="Measure speed and memory beside other libraries, in the same run.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+RegistryOption = Annotated[
+    str | None, typer.Option("--registry", metavar="FILE", help="YAML laid over the built-in one.")
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object at the end; progress to stderr.")
+]
+RoundsOption = Annotated[int, typer.Option(min=1, help="Each contestant is measured so often.")]
+
+
+def _known(file: str | None) -> Registry:
+    from kerasnet.registry import load_registry
+
+    return load_registry(file)
+
+
+def _example(*lines: str) -> str:
+    # \b keeps the help formatter from joining lines.
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _progress() -> Callable[[str], None]:
+    from rich.console import Console
+
+    from kerasnet.bench.figures import say
+
+    console = Console(stderr=True)
+    return lambda text: say(console, text)
+
+
+def _print(result: dict[str, Any], as_json: bool, report: Callable[[Console, Any], None]) -> None:
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+        return
+    from rich.console import Console
+
+    report(Console(), result)
+
+
+@app.command(
+    epilog=_example(
+        "kerasnet bench train resnet50",
+        "kerasnet bench train vgg16 --against keras --rounds 3 --json",
+    )
+)
+def train(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model of the registry.")],
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="torch,keras", help="[default: those that are installed]"),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, max=2**20, help="Images in a step.")] = 100,
+    rounds: RoundsOption = 5,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Timed in a round. [default: two seconds of them]")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(metavar="auto|float32|mixed_bfloat16|mixed_float16")
+    ] = "auto",
+    recipe: Annotated[
+        str, typer.Option(help="kerasnet trains by it; peers use Adam.")
+    ] = "original",
+    registry: RegistryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Images a second of training, beside PyTorch and stock Keras.
+
+    Every contestant has a process of its own and they take turns. kerasnet trains as `fit` does,
+    from random uint8 images in memory, which it crops, flips and normalises; the peers are given
+    batches that lie ready. Compare ratios, which are taken within each round.
+    """
+    from kerasnet.bench.training import TrainBench, chosen_peers, synthetic_config
+    from kerasnet.bench.training_report import report
+
+    say = _progress()
+    peers = chosen_peers(against, say)
+    config = synthetic_config(
+        model, _known(registry), recipe=recipe, batch=batch, precision=precision
+    )
+    _print(TrainBench(config, peers, rounds, steps, say).run(), as_json, report)
