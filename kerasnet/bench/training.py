@@ -15,6 +15,7 @@ from kerasnet import backend, schema
 from kerasnet import config as configs
 from kerasnet import precision as precisions
 from kerasnet.bench import figures
+from kerasnet.bench.contestants import KERAS, KERASNET, TORCH
 from kerasnet.bench.workers import Worker, turns, workers
 from kerasnet.errors import BadInputError, did_you_mean
 from kerasnet.registry import Registry
@@ -171,34 +172,34 @@ class TrainBench:
         What its precision comes to is known only when it has started.
         """
         plain = self.config.model_dump(mode="json", by_alias=True)
-        yield "kerasnet", "kerasnet", {"config": plain}
+        yield "kerasnet", KERASNET, {"config": plain}
         resolved = self.contestants[0].precision
         for policy in ("float32", "mixed_bfloat16"):
             if policy != resolved:
                 asked = precisions.resolve(policy).model_dump(mode="json")
-                yield f"kerasnet ({policy})", "kerasnet", {"config": {**plain, "precision": asked}}
-        yield READY, "kerasnet", {"config": plain, "ready": True}
+                yield f"kerasnet ({policy})", KERASNET, {"config": {**plain, "precision": asked}}
+        yield READY, KERASNET, {"config": plain, "ready": True}
         if "torch" in self.peers:
             for name, last, half in (("torch", False, False),
                                      ("torch (channels_last)", True, False),
                                      ("torch (channels_last, bfloat16)", True, True)):  # fmt: skip
-                yield name, "torch", {"config": plain, "channels_last": last, "bfloat16": half,
+                yield name, TORCH, {"config": plain, "channels_last": last, "bfloat16": half,
                                       "fused": last}  # fmt: skip
         if "keras" in self.peers:
-            yield "keras", "keras", {"config": plain, "policy": "float32"}
-            yield "keras (mixed_bfloat16)", "keras", {"config": plain, "policy": "mixed_bfloat16"}
+            yield "keras", KERAS, {"config": plain, "policy": "float32"}
+            yield "keras (mixed_bfloat16)", KERAS, {"config": plain, "policy": "mixed_bfloat16"}
 
     def _enter(
         self, start: Callable[..., Worker], name: str, kind: str, arguments: Mapping[str, Any]
     ) -> None:
         """Start a contestant, let it train its first steps, and find how many make a round."""
         self.say(f"starting {name}")
-        worker = start(name, kind, arguments, worker_environment(kind))
+        worker = start(name, kind, arguments, {**os.environ, "KERAS_BACKEND": backend.name()})
         facts = worker.ask("facts")
         precision = facts["precision"]
         if name == "kerasnet":
             name = f"kerasnet ({precision})"
-        framework = "torch" if kind == "torch" else backend.name()
+        framework = "torch" if kind == TORCH else backend.name()
         entered = Contestant(name, framework, worker, precision, facts)
         began = perf_counter()
         worker.ask("train", steps=1, untimed=1)
@@ -266,10 +267,3 @@ class TrainBench:
             "rounds": x.rates,
             "facts": x.facts,
         }
-
-
-def worker_environment(kind: str) -> dict[str, str]:
-    """Return the environment of a worker: the user's, with Keras's backend made explicit."""
-    if kind != "keras":
-        return dict(os.environ)
-    return {**os.environ, "KERAS_BACKEND": backend.name()}

@@ -6,38 +6,15 @@ print goes to standard error, so that nothing but answers is on standard output.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from kerasnet.errors import KerasnetError
-
-
-def _ours(**options: Any) -> Any:
-    from kerasnet import backend
-
-    backend.load()
-    from kerasnet.bench.ours import Ours
-
-    return Ours(**options)
-
-
-def _stock(**options: Any) -> Any:
-    from kerasnet.bench.stock import Stock
-
-    return Stock(**options)
-
-
-def _torch(**options: Any) -> Any:
-    from kerasnet.bench.twin import Twin
-
-    return Twin(**options)
-
-
-MAKERS: Mapping[str, Callable[..., Any]] = {"kerasnet": _ours, "keras": _stock, "torch": _torch}
 
 
 def peak_memory() -> int:
@@ -66,7 +43,8 @@ class _Session:
     def answer(self, request: Mapping[str, Any]) -> Any:
         what, arguments = request["ask"], request["arguments"]
         if what == "make":
-            self.contestant = MAKERS[request["kind"]](**arguments)
+            module, _, maker = request["kind"].partition(":")
+            self.contestant = getattr(importlib.import_module(module), maker)(**arguments)
             return None
         if what == "peak_memory":
             return peak_memory()

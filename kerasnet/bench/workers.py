@@ -27,7 +27,7 @@ class Worker:
 
     Args:
         name: for messages.
-        kind: which contestant, a key of `worker.MAKERS`.
+        kind: `module:callable` that makes the contestant there.
         arguments: of the contestant's constructor, as JSON has them.
         environment: of the process; the parent's if not given.
 

@@ -1,0 +1,332 @@
+"""Benchmarks: the peers compute the same, the figures are what they say, errors teach.
+
+Nothing here looks at how long anything took.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import run_cli
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kerasnet.bench import figures
+from kerasnet.bench.training import PEERS, chosen_peers, synthetic_config
+from kerasnet.bench.workers import Worker, turns, workers
+from kerasnet.errors import BadInputError, EnvironmentFaultError
+from kerasnet.plan import plan_model
+from kerasnet.registry import load_registry
+
+REGISTRY = load_registry()
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="PyTorch is not installed")
+
+positive = st.floats(1e-3, 1e6)
+rounds = st.lists(positive, min_size=1, max_size=9)
+
+
+# ---------------------------------------------------------------------------- figures
+
+
+@given(rounds, positive)
+def test_a_machine_that_slows_down_leaves_paired_ratios_alone(rates, factor):
+    other = [rate * factor for rate in rates]
+    assert figures.paired_ratio(other, rates) == pytest.approx(factor)
+
+
+@given(st.lists(st.tuples(positive, positive), min_size=1, max_size=9))
+def test_a_paired_ratio_is_the_median_of_the_rounds_ratios(pairs):
+    ours, theirs = zip(*pairs, strict=True)
+    expected = statistics.median(a / b for a, b in pairs)
+    assert figures.paired_ratio(ours, theirs) == expected
+    assert figures.paired_ratios(ours, theirs) == [a / b for a, b in pairs]
+
+
+def test_rounds_that_have_no_partner_are_refused():
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        figures.paired_ratio([1.0, 2.0], [1.0])
+
+
+@given(rounds, positive)
+def test_the_spread_has_no_unit_and_is_not_negative(values, factor):
+    found = figures.spread(values)
+    assert found >= 0
+    assert figures.spread([v * factor for v in values]) == pytest.approx(found, abs=1e-9)
+
+
+def test_one_disturbed_round_does_not_widen_the_spread():
+    assert figures.spread([100.0, 101.0, 99.0, 100.0, 10.0]) < 0.02
+    assert figures.spread([5.0]) == 0.0
+
+
+@given(
+    st.floats(-100, 100),
+    st.floats(-100, 100),
+    st.lists(st.integers(-1000, 1000), min_size=2, max_size=8, unique=True),
+)
+def test_a_line_is_found_again(slope, intercept, x):
+    found = figures.line(x, [slope * a + intercept for a in x])
+    assert found[:2] == pytest.approx((slope, intercept), abs=1e-6)
+
+
+def test_the_share_that_a_line_explains_of_what_is_none():
+    assert figures.line([0, 1, 2, 3], [1, -1, -1, 1])[2] == pytest.approx(0)
+    assert figures.line([0, 1, 2], [5, 5, 5])[2] == 1.0
+
+
+def test_operations_of_training_are_six_for_each_mac():
+    assert figures.training_gflops(10**9, 2.0) == pytest.approx(12.0)
+
+
+@given(st.integers(1, 9), st.integers(0, 50))
+def test_every_round_has_every_contestant_once_and_another_first(n, number):
+    order = turns(range(n), number)
+    assert sorted(order) == list(range(n))
+    assert order[0] == number % n
+
+
+# ---------------------------------------------------------------------------- choice of peers
+
+
+def test_an_unknown_peer_is_answered_with_the_nearest(capsys):
+    code, _, err = run_cli(capsys, "bench", "train", "resnet8", "--against", "torhc")
+    assert code == 2
+    assert "Did you mean 'torch'?" in err
+
+
+def test_a_peer_that_is_missing_names_the_way_out(capsys, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "torch" else find(name)
+    )
+    code, _, err = run_cli(capsys, "bench", "train", "resnet8", "--against", "keras,torch")
+    assert code == 2
+    assert 'pip install "kerasnet[torch]"' in err
+    said: list[str] = []
+    assert chosen_peers(None, said.append) == ["keras"]
+    assert "torch" in said[0]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["resnet9"], ["resnet8", "--recipe", "orginal"], ["resnet8", "--precision", "floot32"]],
+    ids=" ".join,
+)
+def test_wrong_names_are_refused_before_anything_starts(arguments, capsys):
+    code, out, err = run_cli(capsys, "bench", "train", *arguments)
+    assert code == 2
+    assert "Did you mean" in err
+    assert not out
+
+
+@pytest.mark.parametrize("command", ["train"])
+def test_every_help_shows_an_example_and_loads_no_framework(command):
+    code = (
+        "import sys\n"
+        "from kerasnet.cli import main\n"
+        f"try: main(['bench', {command!r}, '--help'])\n"
+        "except SystemExit as e: assert not e.code, e.code\n"
+        "heavy = {'tensorflow', 'keras', 'numpy', 'matplotlib', 'torch'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"kerasnet bench {command}" in done.stdout.split("Example:")[1]
+
+
+# ---------------------------------------------------------------------------- workers
+
+
+@pytest.fixture
+def _probe(monkeypatch):
+    """Let workers find `probe`, which lies beside this file."""
+    kept = [os.environ["PYTHONPATH"]] if "PYTHONPATH" in os.environ else []
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *kept]))
+
+
+@pytest.mark.usefixtures("_probe")
+def test_a_worker_that_dies_is_reported_with_what_it_said():
+    with workers() as start:
+        worker = start("probe", "probe:Probe", {})
+        assert worker.ask("echo", value=[1, "é\n"]) == [1, "é\n"]
+        assert worker.ask("peak_memory") > 1e6
+        with pytest.raises(EnvironmentFaultError, match=r"(?s)probe.*exit code 7.*last words"):
+            worker.ask("die", words="last words", code=7)
+
+
+@pytest.mark.usefixtures("_probe")
+def test_what_a_library_prints_is_no_answer():
+    with workers() as start:
+        worker = start("probe", "probe:Probe", {})
+        assert worker.ask("chatter", text="TensorFlow was here") == "done"
+
+
+@pytest.mark.usefixtures("_probe")
+def test_errors_in_a_worker_keep_their_kind():
+    with workers() as start:
+        worker = start("probe", "probe:Probe", {})
+        with pytest.raises(BadInputError, match="no such thing"):
+            worker.ask("refuse", text="no such thing")
+        with pytest.raises(EnvironmentFaultError, match=r"(?s)ZeroDivisionError.*Traceback"):
+            worker.ask("fail")
+        assert worker.ask("echo", value=1) == 1
+
+
+@pytest.mark.usefixtures("_probe")
+def test_a_worker_that_is_silent_is_given_up_and_leaves_no_process():
+    with workers() as start:
+        worker = start("probe", "probe:Probe", {})
+        pid = worker.ask("pid")
+        with pytest.raises(EnvironmentFaultError, match="no answer within"):
+            worker.ask("sleep", timeout=0.2, seconds=60)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+@pytest.mark.usefixtures("_probe")
+def test_a_worker_ends_with_its_parent():
+    code = (
+        "from kerasnet.bench.workers import Worker\n"
+        "import os\n"
+        "worker = Worker('probe', 'probe:Probe', {})\n"
+        "print(worker.ask('pid'), flush=True)\n"
+        "os._exit(9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    pid = int(done.stdout)
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    pytest.fail("the worker lives on")
+
+
+@pytest.mark.usefixtures("_probe")
+def test_a_worker_that_cannot_be_made_leaves_no_process():
+    with pytest.raises(EnvironmentFaultError, match="takes no arguments"):
+        Worker("probe", "probe:Probe", {"nonsense": 1})
+
+
+# ---------------------------------------------------------------------------- the PyTorch twin
+
+
+@needs_torch
+@pytest.mark.parametrize("name", REGISTRY.models)
+def test_the_twin_has_the_plans_parameters(name):
+    from kerasnet.bench.twin import TwinModel
+
+    plan = plan_model(REGISTRY.architecture(name))
+    twin = TwinModel(plan)
+    trainable = sum(p.numel() for p in twin.parameters() if p.requires_grad)
+    statistics_ = sum(b.numel() for n, b in twin.named_buffers() if "running" in n)
+    assert trainable == plan.params["trainable"]
+    assert statistics_ == plan.params["non_trainable"]
+
+
+EVERY_LAYER = """
+blocks:
+  preactivated:
+    order: norm-act-conv
+    convs:
+      - {kernel: 3, filters: width, takes_stride: true, groups: 2}
+      - {kernel: 3, filters: width, dropout: 0.1}
+    shortcut: {project: {when: change, source: preactivation}}
+norms:
+  centred: {type: batch_norm, epsilon: 1e-3, momentum: 0.99, scale: false}
+models:
+  every_layer:
+    input: [12, 10, 3]
+    defaults: {norm: bn, act: silu}
+    stem:
+      - conv: {filters: 8, kernel: 5, stride: 1, padding: 2}
+      - norm
+      - act: relu
+      - avg_pool: {size: 3, stride: 1, padding: 1}
+    stages:
+      - {block: basic_padded, width: 16, stride: 2, after: [{max_pool: 2}]}
+      - {block: preactivated, width: 24}
+      - {block: preactivated, width: 24}
+    head: [norm: centred, act: elu, flatten, dropout: 0.5, norm, {dense: 12}, norm, act: gelu,
+           {dense: classes}]
+    recipes: {"*": small}
+"""
+
+
+@needs_torch
+@pytest.mark.parametrize("name", ["resnet8", "vgg16", "every_layer"])
+def test_the_twin_gives_the_stock_models_outputs(name, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(EVERY_LAYER)
+    _compare(plan_model(load_registry(str(file)).architecture(name)))
+
+
+def _compare(plan):
+    from kerasnet import backend
+
+    backend.load()
+    import torch
+
+    from kerasnet.bench.twin import TwinModel, copy_weights
+    from kerasnet.build import build
+    from kerasnet.convert import weight_variables
+
+    model = build(plan, layers="stock", seed=1)
+    rng = np.random.default_rng(0)
+    for key, variable in weight_variables(model).items():
+        if not key.endswith("kernel"):
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+    twin = TwinModel(plan).eval()
+    copy_weights(twin, {k: np.asarray(v) for k, v in weight_variables(model).items()})
+    images = rng.standard_normal((4, *plan.input_shape), np.float32)
+    with torch.no_grad():
+        found = twin(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+    expected = np.asarray(model(images, training=False))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+# ---------------------------------------------------------------------------- whole benchmarks
+
+
+def test_random_images_stand_for_a_data_set_that_need_not_be_there(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = synthetic_config(
+        "resnet50", REGISTRY, recipe="original", batch=100, precision="float32"
+    )
+    assert (config.input, config.classes, config.recipe.batch_size) == ([32, 32, 3], 10, 100)
+    assert config.recipe.augment.flip == "horizontal"
+    assert config.data.spec.augment.flip
+
+
+def test_bench_train_measures_every_contestant_in_every_round(capsys):
+    arguments = "bench train resnet8 --rounds 2 --steps 1 --batch 8 --against keras --json"
+    code, out, err = run_cli(capsys, *arguments.split())
+    assert code == 0, err
+    found = json.loads(out)
+    assert (found["model"], found["batch"], found["rounds"]) == ("resnet8", 8, 2)
+    names = [entry["name"] for entry in found["results"]]
+    assert found["kerasnet"] == names[0]
+    assert {"kerasnet (float32)", "kerasnet (mixed_bfloat16)", "keras"} <= set(names)
+    for entry in found["results"]:
+        assert entry["images_per_second"] == statistics.median(entry["rounds"])
+        assert len(entry["rounds"]) == 2
+        assert entry["gflops"] == pytest.approx(
+            6 * found["macs"] * entry["images_per_second"] / 1e9
+        )
+        assert entry["share_of_peak"] > 0
+        assert entry["peak_memory_bytes"] > 2**20
+        assert entry["spread"] >= 0
+    assert set(found["ratios"]) == {"keras", "keras (mixed_bfloat16)"}
+    assert set(PEERS) == {"torch", "keras"}
+    assert "round 2/2" in err
