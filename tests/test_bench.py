@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kerasnet.bench import figures
-from kerasnet.bench.training import PEERS, chosen_peers, synthetic_config
+from kerasnet.bench.training import chosen_peers, synthetic_config
 from kerasnet.bench.workers import Worker, turns, workers
 from kerasnet.errors import BadInputError, EnvironmentFaultError
 from kerasnet.plan import plan_model
@@ -309,24 +309,50 @@ def test_random_images_stand_for_a_data_set_that_need_not_be_there(monkeypatch, 
     assert config.data.spec.augment.flip
 
 
-def test_bench_train_measures_every_contestant_in_every_round(capsys):
-    arguments = "bench train resnet8 --rounds 2 --steps 1 --batch 8 --against keras --json"
-    code, out, err = run_cli(capsys, *arguments.split())
-    assert code == 0, err
-    found = json.loads(out)
-    assert (found["model"], found["batch"], found["rounds"]) == ("resnet8", 8, 2)
+def _check_training(found):
     names = [entry["name"] for entry in found["results"]]
     assert found["kerasnet"] == names[0]
     assert {"kerasnet (float32)", "kerasnet (mixed_bfloat16)", "keras"} <= set(names)
     for entry in found["results"]:
         assert entry["images_per_second"] == statistics.median(entry["rounds"])
-        assert len(entry["rounds"]) == 2
+        assert len(entry["rounds"]) == found["rounds"]
         assert entry["gflops"] == pytest.approx(
             6 * found["macs"] * entry["images_per_second"] / 1e9
         )
-        assert entry["share_of_peak"] > 0
+        dtype = {"float32": "float32", "mixed_bfloat16": "bfloat16"}[entry["precision"]]
+        peak = max(rates[dtype] for rates in found["gemm_peak"].values())
+        assert entry["share_of_peak"] == pytest.approx(entry["gflops"] / peak)
         assert entry["peak_memory_bytes"] > 2**20
         assert entry["spread"] >= 0
-    assert set(found["ratios"]) == {"keras", "keras (mixed_bfloat16)"}
-    assert set(PEERS) == {"torch", "keras"}
+
+
+@pytest.mark.usefixtures("_probe")
+def test_bench_train_asks_every_contestant_in_every_round(capsys, monkeypatch):
+    from kerasnet.bench import training
+
+    monkeypatch.setattr(training, "KERASNET", "probe:Ours")
+    monkeypatch.setattr(training, "KERAS", "probe:Trainer")
+    arguments = "bench train resnet8 --rounds 2 --steps 3 --batch 8 --against keras"
+    code, out, err = run_cli(capsys, *arguments.split(), "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    _check_training(found)
+    assert (found["model"], found["batch"], found["rounds"]) == ("resnet8", 8, 2)
+    assert found["ratios"] == {"keras": 1.0, "keras (mixed_bfloat16)": 1.0}
+    assert found["input_bound_share"] == pytest.approx(0.5)
     assert "round 2/2" in err
+    code, out, err = run_cli(capsys, *arguments.split())
+    assert code == 0, err
+    assert "keras (mixed_bfloat16)" in out
+    assert "50.0% of a step" in out
+
+
+@pytest.mark.slow
+def test_bench_train_of_the_real_contestants(capsys):
+    peers = "torch,keras" if HAS_TORCH else "keras"
+    arguments = f"bench train resnet8 --rounds 2 --steps 1 --batch 8 --against {peers} --json"
+    code, out, err = run_cli(capsys, *arguments.split())
+    assert code == 0, err
+    found = json.loads(out)
+    _check_training(found)
+    assert len(found["ratios"]) == (5 if HAS_TORCH else 2)

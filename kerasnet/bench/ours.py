@@ -78,7 +78,7 @@ class Ours:
     def _at_once(self) -> int:
         return int(getattr(self.model, "steps_per_execution", 1) or 1)
 
-    def train(self, steps: int, untimed: int) -> dict[str, float]:
+    def run(self, steps: int, untimed: int) -> dict[str, float]:
         """Train for `untimed` steps and then, timed, for `steps`.
 
         Both are rounded up to what the model executes at once.

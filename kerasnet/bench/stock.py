@@ -45,7 +45,7 @@ class Stock:
             "backend": keras.backend.backend(),
         }
 
-    def train(self, steps: int, untimed: int) -> dict[str, float]:
+    def run(self, steps: int, untimed: int) -> dict[str, float]:
         """Train for `untimed` steps and then, timed, for `steps`.
 
         Returns:

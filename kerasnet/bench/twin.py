@@ -204,7 +204,7 @@ class Twin:
             "threads": torch.get_num_threads(),
         }
 
-    def train(self, steps: int, untimed: int) -> dict[str, float]:
+    def run(self, steps: int, untimed: int) -> dict[str, float]:
         """Train for `untimed` steps and then, timed, for `steps`.
 
         Returns:
