@@ -38,10 +38,9 @@ class Probe:
 class Trainer(Probe):
     """Claims to train at so many images a second."""
 
-    def __init__(self, config, policy=None, **more):
+    def __init__(self, config, policy=None, ready=False, way=None):
         self.precision = policy or config["precision"]["resolved"]
-        self.batch = config["recipe"]["batch_size"]
-        self.pace = 2.0 if more.get("ready") else 1.0
+        self.pace = 2.0 if ready or way == "kerasnet" else 1.0
 
     def facts(self):
         return {"precision": self.precision, "devices": ["cpu:0"]}

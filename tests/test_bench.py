@@ -20,6 +20,7 @@ from commands import run_cli
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kerasnet import schema
 from kerasnet.bench import figures
 from kerasnet.bench.training import chosen_peers, synthetic_config
 from kerasnet.bench.workers import Worker, turns, workers
@@ -129,7 +130,7 @@ def test_wrong_names_are_refused_before_anything_starts(arguments, capsys):
     assert not out
 
 
-@pytest.mark.parametrize("command", ["train"])
+@pytest.mark.parametrize("command", ["train", "data"])
 def test_every_help_shows_an_example_and_loads_no_framework(command):
     code = (
         "import sys\n"
@@ -356,3 +357,57 @@ def test_bench_train_of_the_real_contestants(capsys):
     found = json.loads(out)
     _check_training(found)
     assert len(found["ratios"]) == (5 if HAS_TORCH else 2)
+
+
+DATA = ["bench", "data", "--rounds", "2", "--steps", "2", "--batch", "16", "--json"]
+
+
+def _check_data(found):
+    assert (found["image"], found["images"], found["batch"]) == ([32, 32, 3], 50_000, 16)
+    names = [entry["name"] for entry in found["results"]]
+    assert names == ["kerasnet", "per example", "keras layers", "gather and cast"]
+    assert set(found["ratios"]) == set(names[1:])
+    for entry in found["results"]:
+        assert entry["images_per_second"] == statistics.median(entry["rounds"])
+
+
+@pytest.mark.usefixtures("_probe")
+def test_bench_data_asks_every_way_in_every_round(capsys, monkeypatch):
+    from kerasnet.bench import data
+
+    monkeypatch.setattr(data, "PIPELINES", "probe:Trainer")
+    code, out, err = run_cli(capsys, *DATA)
+    assert code == 0, err
+    _check_data(json.loads(out))
+    assert set(json.loads(out)["ratios"].values()) == {2.0}
+    code, out, err = run_cli(capsys, *DATA[:-1])
+    assert code == 0, err
+    assert "2.00×" in out
+
+
+@pytest.mark.slow
+def test_bench_data_of_the_real_ways(capsys):
+    code, out, err = run_cli(capsys, *DATA)
+    assert code == 0, err
+    _check_data(json.loads(out))
+
+
+@pytest.mark.parametrize("way", ["kerasnet", "per_example", "keras_layers"])
+def test_every_way_makes_normalised_batches(way):
+    from kerasnet.bench.contestants import pipelines
+
+    config = synthetic_config(
+        "resnet20", REGISTRY, recipe="original", batch=500, precision="float32"
+    )
+    cutout = config.recipe.augment.model_copy(update={"cutout": schema.Cutout(size=4)})
+    recipe = config.recipe.model_copy(update={"augment": cutout})
+    plain = config.model_copy(update={"recipe": recipe}).model_dump(mode="json", by_alias=True)
+    images, labels = next(pipelines(config=plain, way=way).batches)
+    assert images.shape == (500, 32, 32, 3)
+    assert images.dtype == "float32"
+    assert labels.dtype == "int32"
+    # Of uniform bytes by mean 1/2 and standard deviation 1/4; the padding is black.
+    inner = np.asarray(images)[:, 8:24, 8:24]
+    assert inner.min() == pytest.approx(-2, abs=0.01)
+    assert inner.max() == pytest.approx(2, abs=0.01)
+    assert inner.mean() == pytest.approx(0, abs=0.03)

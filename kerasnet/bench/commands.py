@@ -99,3 +99,28 @@ def train(
         model, _known(registry), recipe=recipe, batch=batch, precision=precision
     )
     _print(TrainBench(config, peers, rounds, steps, say).run(), as_json, report)
+
+
+@app.command(epilog=_example("kerasnet bench data", "kerasnet bench data --recipe default --json"))
+def data(
+    recipe: Annotated[str, typer.Option(help="Whose augmentations are made.")] = "original",
+    batch: Annotated[int, typer.Option(min=1, max=2**20, help="Images in a step.")] = 100,
+    rounds: RoundsOption = 5,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Timed in a round. [default: two seconds of them]")
+    ] = None,
+    registry: RegistryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Images a second of the training pipeline, beside hand-written ones.
+
+    50,000 random 32×32×3 images are cropped, flipped and normalised on the processor: by kerasnet,
+    by tf.data one image at a time, and by Keras's layers on batches; and gathered and cast only.
+    """
+    from kerasnet.bench.data import report, run
+    from kerasnet.bench.training import synthetic_config
+
+    config = synthetic_config(
+        "resnet20", _known(registry), recipe=recipe, batch=batch, precision="float32"
+    )
+    _print(run(config, rounds, steps, _progress()), as_json, report)

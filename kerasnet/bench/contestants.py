@@ -1,13 +1,15 @@
 """Who may be measured: what a worker calls, in its own process, to make a contestant.
 
-A name in `module:function` form is a contestant's kind; these are the ones of training.
+A name in `module:function` form is a contestant's kind.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-KERASNET, KERAS, TORCH = (f"{__name__}:{name}" for name in ("kerasnet", "keras", "torch"))
+KERASNET, KERAS, TORCH, PIPELINES = (
+    f"{__name__}:{name}" for name in ("kerasnet", "keras", "torch", "pipelines")
+)
 
 
 def kerasnet(**options: Any) -> Any:
@@ -32,3 +34,13 @@ def torch(**options: Any) -> Any:
     from kerasnet.bench.twin import Twin
 
     return Twin(**options)
+
+
+def pipelines(**options: Any) -> Any:
+    """Make a way of making batches one; see `pipelines.Pipelines`."""
+    from kerasnet import backend
+
+    backend.load()
+    from kerasnet.bench.pipelines import Pipelines
+
+    return Pipelines(**options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -58,16 +59,24 @@ def rate_of_repeated(run: Callable[[int], float], operations: float, seconds: fl
     return operations * times / run(times)
 
 
+def random_images(config: schema.RunConfig) -> int:
+    """Return how many images stand for a data set.
+
+    50,000, as in CIFAR-10, or as many as 256 MiB hold, but a batch at least.
+    """
+    size = math.prod(config.input)
+    return max(config.recipe.batch_size, min(MAX_IMAGES, MAX_BYTES // size))
+
+
 def random_split(config: schema.RunConfig) -> data.Split:
     """Return random images uint8 (n, height, width, channels) and labels int64 (n,), by the seed.
 
-    There are 50,000 of them, as in CIFAR-10, or as many as 256 MiB hold, but a batch at least.
+    n is `random_images`.
     """
     from kerasnet.data.splits import buffer
 
     rng = np.random.default_rng(config.seed)
-    size = int(np.prod(config.input))
-    n = max(config.recipe.batch_size, min(MAX_IMAGES, MAX_BYTES // size))
+    n = random_images(config)
     images = buffer((n, *config.input))
     images[:] = rng.integers(0, 256, images.shape, np.uint8)
     return data.Split(images, rng.integers(0, config.classes, n))
