@@ -5,6 +5,7 @@ Nothing here looks at how long anything took.
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import os
@@ -20,8 +21,10 @@ from commands import run_cli
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kerasnet import config as configs
 from kerasnet import schema
 from kerasnet.bench import figures
+from kerasnet.bench.scaling import of_depth
 from kerasnet.bench.training import chosen_peers, synthetic_config
 from kerasnet.bench.workers import Worker, turns, workers
 from kerasnet.errors import BadInputError, EnvironmentFaultError
@@ -130,7 +133,7 @@ def test_wrong_names_are_refused_before_anything_starts(arguments, capsys):
     assert not out
 
 
-@pytest.mark.parametrize("command", ["train", "data"])
+@pytest.mark.parametrize("command", ["train", "data", "startup", "scaling"])
 def test_every_help_shows_an_example_and_loads_no_framework(command):
     code = (
         "import sys\n"
@@ -411,3 +414,108 @@ def test_every_way_makes_normalised_batches(way):
     assert inner.min() == pytest.approx(-2, abs=0.01)
     assert inner.max() == pytest.approx(2, abs=0.01)
     assert inner.mean() == pytest.approx(0, abs=0.03)
+
+
+def _check_startup(found):
+    from kerasnet.bench.beginning import PARTS
+
+    assert [x["name"] for x in found["commands"]] == [
+        "--help", "list", "show", "validate", "summary",
+    ]  # fmt: skip
+    assert [x["name"] for x in found["results"]] == ["kerasnet", "keras"]
+    assert set(found["ratios"]) == {"keras"}
+    for entry in (*found["commands"], *found["results"]):
+        assert entry["seconds"] > 0
+    for entry in found["results"]:
+        assert tuple(entry["parts"]) == PARTS
+
+
+STARTUP = ["bench", "startup", "resnet8", "--against", "keras", "--batch", "8", "--rounds", "1"]
+
+
+@pytest.mark.usefixtures("_probe")
+def test_bench_startup_times_commands_and_beginnings(capsys, monkeypatch):
+    from kerasnet.bench import startup
+
+    monkeypatch.setattr(startup, "BEGINNING", "probe:Beginning")
+    code, out, err = run_cli(capsys, *STARTUP, "--json")
+    assert code == 0, err
+    _check_startup(json.loads(out))
+    monkeypatch.setattr(startup, "light_commands", lambda model: {"list": ["lsit"]})
+    code, out, err = run_cli(capsys, *STARTUP)
+    assert code == 4
+    assert "kerasnet list failed" in err
+
+
+@pytest.mark.slow
+def test_bench_startup_of_real_nets(capsys):
+    code, out, err = run_cli(capsys, *STARTUP, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    _check_startup(found)
+    for entry in found["results"]:
+        assert sum(entry["parts"].values()) < entry["seconds"]
+
+
+@pytest.mark.parametrize("depth", [8, 20, 110])
+def test_a_resnet_of_any_depth_has_so_many_layers_with_weights(depth):
+    deep = synthetic_config("resnet20", REGISTRY, recipe="original", batch=8, precision="float32")
+    layers = configs.plan(of_depth(deep, depth)).layers
+    assert sum(layer.type in ("Conv2D", "Dense") for layer in layers) == depth
+
+
+SCALING = ("bench", "scaling", "resnet8", "--rounds", "1", "--steps", "1", "--batch", "4",
+           "--batches", "8,4", "--depths", "8,14")  # fmt: skip
+
+
+def _check_scaling(found):
+    assert [x["batch"] for x in found["by_batch"]] == [8, 4]
+    assert [x["depth"] for x in found["by_depth"]] == [8, 14]
+    for entry in (*found["by_batch"], *found["by_depth"]):
+        assert entry["images_per_second"] > 0
+        assert entry["peak_memory_bytes"] > 2**20
+    assert set(found["fits"]) == {"peak_memory_bytes", "plan_seconds", "build_seconds"}
+    for fit in found["fits"].values():
+        assert fit["r2"] <= 1
+
+
+@pytest.mark.usefixtures("_probe")
+def test_bench_scaling_writes_tables_and_a_picture(capsys, monkeypatch, tmp_path):
+    from kerasnet.bench import scaling
+
+    monkeypatch.setattr(scaling, "KERASNET", "probe:Trainer")
+    out_dir = tmp_path / "scaling"
+    code, out, err = run_cli(capsys, *SCALING, "--out", str(out_dir), "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    _check_scaling(found)
+    assert [x["images_per_second"] for x in found["by_batch"]] == [8, 4]
+    with (out_dir / "depth.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["build_seconds"] for row in rows] == ["0.5", "0.5"]
+    assert (out_dir / "batch.csv").read_text().startswith("batch,images_per_second,")
+    assert (out_dir / "scaling.png").read_bytes().startswith(b"\x89PNG")
+    code, out, err = run_cli(capsys, *SCALING)
+    assert code == 0, err
+    assert "R²" in out
+
+
+@pytest.mark.slow
+def test_bench_scaling_of_real_nets(capsys):
+    code, out, err = run_cli(capsys, *SCALING, "--json")
+    assert code == 0, err
+    _check_scaling(json.loads(out))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--depths", "21"], "Did you mean 20"),
+        (["--batches", "8,x"], "numbers such as"),
+        (["--batches", "0"], "numbers such as"),
+    ],
+)
+def test_numbers_that_are_none_are_refused(arguments, said, capsys):
+    code, _, err = run_cli(capsys, "bench", "scaling", "resnet8", *arguments)
+    assert code == 2
+    assert said in err

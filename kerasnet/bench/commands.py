@@ -124,3 +124,86 @@ def data(
         "resnet20", _known(registry), recipe=recipe, batch=batch, precision="float32"
     )
     _print(run(config, rounds, steps, _progress()), as_json, report)
+
+
+@app.command(epilog=_example("kerasnet bench startup resnet50"))
+def startup(
+    model: Annotated[str, typer.Argument(metavar="[MODEL]", help="A model.")] = "resnet50",
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="torch,keras", help="[default: those that are installed]"),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, max=2**20, help="Images in a step.")] = 100,
+    rounds: RoundsOption = 3,
+    registry: RegistryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """How long light commands take, and how long until the first training step has ended.
+
+    Everything runs in a new process, in turns: kerasnet as `fit` starts, stock Keras and PyTorch
+    with the same net.
+    """
+    from kerasnet.bench.startup import StartupBench, report
+    from kerasnet.bench.training import chosen_peers, synthetic_config
+
+    say = _progress()
+    peers = chosen_peers(against, say)
+    config = synthetic_config(
+        model, _known(registry), recipe="original", batch=batch, precision="auto"
+    )
+    _print(StartupBench(config, peers, rounds, say).run(), as_json, report)
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    """Return the numbers in `16,32,64`."""
+    from kerasnet.errors import BadInputError
+
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words or not all(word.isascii() and word.isdigit() and int(word) for word in words):
+        raise BadInputError(f"{option} takes numbers such as 16,32,64, not '{text}'")
+    return [int(word) for word in dict.fromkeys(words)]
+
+
+@app.command(epilog=_example("kerasnet bench scaling resnet50 --out runs/scaling"))
+def scaling(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model of the registry.")],
+    batches: Annotated[
+        str, typer.Option(metavar="N,N,…", help="Batch sizes of MODEL.")
+    ] = "16,32,64,128,256,512",
+    depths: Annotated[
+        str, typer.Option(metavar="N,N,…", help="Layers, 6n + 2, of ResNets for CIFAR.")
+    ] = "8,14,20,32,56,110",
+    batch: Annotated[int, typer.Option(min=1, max=2**20, help="Batch size of the ResNets.")] = 100,
+    rounds: RoundsOption = 3,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Timed in a round. [default: two seconds of them]")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(metavar="auto|float32|mixed_bfloat16|mixed_float16")
+    ] = "auto",
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Write batch.csv, depth.csv, scaling.png.")
+    ] = None,
+    registry: RegistryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Speed and peak memory by batch size and by depth, and the time to plan and build.
+
+    Each point is a process of its own that trains on random images as `fit` does.
+    """
+    from kerasnet.bench.scaling import DEEP_MODEL, ScalingBench, report, write
+    from kerasnet.bench.training import synthetic_config
+
+    known = _known(registry)
+    config, deep = (
+        synthetic_config(name, known, recipe="original", batch=batch, precision=precision)
+        for name in (model, DEEP_MODEL)
+    )
+    bench = ScalingBench(
+        config, deep, _numbers("--batches", batches), _numbers("--depths", depths), rounds, steps,
+        _progress(),
+    )  # fmt: skip
+    result = bench.run()
+    if out:
+        write(out, result)
+    _print(result, as_json, report)

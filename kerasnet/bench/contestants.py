@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-KERASNET, KERAS, TORCH, PIPELINES = (
-    f"{__name__}:{name}" for name in ("kerasnet", "keras", "torch", "pipelines")
+KERASNET, KERAS, TORCH, PIPELINES, BEGINNING = (
+    f"{__name__}:{name}" for name in ("kerasnet", "keras", "torch", "pipelines", "beginning")
 )
 
 
@@ -44,3 +44,10 @@ def pipelines(**options: Any) -> Any:
     from kerasnet.bench.pipelines import Pipelines
 
     return Pipelines(**options)
+
+
+def beginning(**options: Any) -> Any:
+    """Make the way to a first step one; see `beginning.Beginning`. It imports nothing yet."""
+    from kerasnet.bench.beginning import Beginning
+
+    return Beginning(**options)

@@ -6,7 +6,8 @@ Imports Keras and TensorFlow; `backend.load` comes first.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,9 +48,13 @@ class Ours:
     Args:
         config: a `schema.RunConfig` as plain values.
         ready: whether batches lie ready in memory, instead of coming from the training pipeline.
+        lap: called with the name of each part of the start that is done: `data`, `build`.
     """
 
-    def __init__(self, config: Mapping[str, Any], ready: bool = False) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], ready: bool = False,
+        lap: Callable[[str], None] = lambda part: None,
+    ) -> None:  # fmt: skip
         read = schema.RunConfig.model_validate(config)
         settled = precision.confirm(read.precision, backend.devices())
         inference = schema.Inference(
@@ -60,9 +65,11 @@ class Ours:
         keras.utils.set_random_seed(read.seed)
         self.split = random_split(self.config)
         self.batches = ready_batches(self.config) if ready else None
+        lap("data")
         self.model = make_model(self.config)
         self.steps_per_epoch = data.steps_per_epoch(len(self.split), read.recipe.batch_size)
         compile_model(self.model, self.config, self.steps_per_epoch)
+        lap("build")
 
     def facts(self) -> dict[str, Any]:
         """Return how this contestant runs."""
@@ -95,6 +102,12 @@ class Ours:
             callbacks=[recorder], verbose=0,
         )  # fmt: skip
         return {"seconds": clock.seconds, "steps": steps}
+
+    def build_seconds(self) -> float:
+        """Return how long it takes to build the model once more, without compiling it."""
+        began = time.perf_counter()
+        make_model(self.config)
+        return time.perf_counter() - began
 
     def gemm(self, dtype: str, size: int, seconds: float) -> float:
         """Return FLOP/s of large matrix products."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -24,18 +24,23 @@ class Stock:
     Args:
         config: a `schema.RunConfig` as plain values.
         policy: dtype policy of every layer but the float32 head.
+        lap: called with the name of each part of the start that is done: `data`, `build`.
     """
 
-    def __init__(self, config: Mapping[str, Any], policy: str) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], policy: str, lap: Callable[[str], None] = lambda part: None
+    ) -> None:
         self.config, self.policy = schema.RunConfig.model_validate(config), policy
         keras.utils.set_random_seed(self.config.seed)
         self.batches = ready_batches(self.config)
+        lap("data")
         self.model = build(configs.plan(self.config), layers="stock", policy=policy)
         self.model.compile(
             optimizer=keras.optimizers.Adam(1e-3, epsilon=1e-8),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
         )
+        lap("build")
 
     def facts(self) -> dict[str, Any]:
         """Return how this contestant runs."""

@@ -175,11 +175,13 @@ class Twin:
         channels_last: keep images and weights in the layout NHWC.
         bfloat16: compute under `torch.autocast`.
         fused: use Adam's fused form, where the device has it.
+        lap: called with the name of each part of the start that is done: `data`, `build`.
     """
 
     def __init__(
-        self, config: Mapping[str, Any], channels_last: bool, bfloat16: bool, fused: bool
-    ) -> None:
+        self, config: Mapping[str, Any], channels_last: bool, bfloat16: bool, fused: bool,
+        lap: Callable[[str], None] = lambda part: None,
+    ) -> None:  # fmt: skip
         read = schema.RunConfig.model_validate(config)
         torch.manual_seed(read.seed)
         torch.set_num_threads(cores())
@@ -191,9 +193,11 @@ class Twin:
             (self._placed(x), torch.from_numpy(y).long().to(self.device))
             for x, y in zip(images, labels, strict=True)
         ]
+        lap("data")
         model = TwinModel(configs.plan(read)).to(self.device)
         self.model = model.to(memory_format=self.layout).train()
         self.optimizer, self.fused = self._adam(fused)
+        lap("build")
 
     def facts(self) -> dict[str, Any]:
         """Return how this contestant runs."""

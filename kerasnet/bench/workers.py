@@ -129,13 +129,17 @@ def workers() -> Iterator[Callable[..., Worker]]:
             stack.callback(worker.kill)
             return worker
 
-        stack.enter_context(_interruptible())
+        stack.enter_context(interruptible())
         yield start
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into an error, so that no process is left behind."""
+def interruptible() -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into an error, so that no process is left behind.
+
+    Raises:
+        InterruptedRunError: by one of them.
+    """
 
     def leave(signum: int, frame: FrameType | None) -> None:
         raise InterruptedRunError("interrupted; nothing was measured to the end", signum)
