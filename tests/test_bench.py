@@ -9,6 +9,7 @@ import csv
 import importlib.util
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -218,6 +219,28 @@ def test_a_worker_ends_with_its_parent():
 
 
 @pytest.mark.usefixtures("_probe")
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_workers_and_says_so(signum):
+    code = (
+        "from kerasnet.bench.workers import workers\n"
+        "from kerasnet.errors import InterruptedRunError\n"
+        "try:\n"
+        "    with workers() as start:\n"
+        "        worker = start('probe', 'probe:Probe', {})\n"
+        "        print(worker.ask('pid'), flush=True)\n"
+        "        worker.ask('sleep', seconds=60)\n"
+        "except InterruptedRunError as error: raise SystemExit(error.exit_code)\n"
+    )
+    words = [sys.executable, "-c", code]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        pid = int(process.stdout.readline())
+        process.send_signal(signum)
+        assert process.wait(timeout=30) == 128 + signum
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+@pytest.mark.usefixtures("_probe")
 def test_a_worker_that_cannot_be_made_leaves_no_process():
     with pytest.raises(EnvironmentFaultError, match="takes no arguments"):
         Worker("probe", "probe:Probe", {"nonsense": 1})
@@ -344,11 +367,47 @@ def test_bench_train_asks_every_contestant_in_every_round(capsys, monkeypatch):
     assert (found["model"], found["batch"], found["rounds"]) == ("resnet8", 8, 2)
     assert found["ratios"] == {"keras": 1.0, "keras (mixed_bfloat16)": 1.0}
     assert found["input_bound_share"] == pytest.approx(0.5)
+    assert found["pipeline_share"] == pytest.approx(0.01)
     assert "round 2/2" in err
     code, out, err = run_cli(capsys, *arguments.split())
     assert code == 0, err
     assert "keras (mixed_bfloat16)" in out
     assert "50.0% of a step" in out
+
+
+def test_the_contestants_take_the_steps_that_they_are_asked_for(tmp_path, monkeypatch):
+    from kerasnet.bench.contestants import keras, kerasnet
+
+    monkeypatch.chdir(tmp_path)
+    config = synthetic_config("resnet8", REGISTRY, recipe="original", batch=4, precision="auto")
+    plain = config.model_dump(mode="json", by_alias=True)
+    ours, ready = kerasnet(config=plain), kerasnet(config=plain, ready=True)
+    for made in (ours, ready, keras(config=plain, policy="mixed_bfloat16")):
+        found = made.run(steps=2, untimed=1)
+        assert found["seconds"] > 0
+        assert found["steps"] >= 2
+        assert int(made.model.optimizer.iterations) >= 3
+    assert ours.pipeline_seconds(steps=3) > 0
+    assert ours.gemm(dtype="bfloat16", size=32, seconds=0.01) > 0
+    assert {type(layer).__name__ for layer in ready.model.layers} == {
+        type(layer).__name__ for layer in ours.model.layers
+    }
+    assert not list(tmp_path.iterdir())
+
+
+@needs_torch
+@pytest.mark.parametrize("better", [False, True])
+def test_the_torch_contestant_learns(better):
+    from kerasnet.bench.contestants import torch
+
+    config = synthetic_config("resnet8", REGISTRY, recipe="original", batch=4, precision="auto")
+    plain = config.model_dump(mode="json", by_alias=True)
+    made = torch(config=plain, channels_last=better, bfloat16=better, fused=better)
+    before = [p.detach().clone() for p in made.model.parameters()]
+    assert made.run(steps=2, untimed=1)["steps"] == 2
+    after = made.model.parameters()
+    assert all((a != b).any() for a, b in zip(before, after, strict=True))
+    assert made.gemm(dtype="bfloat16", size=32, seconds=0.01) > 0
 
 
 @pytest.mark.slow

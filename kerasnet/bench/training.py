@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from kerasnet.registry import Registry
 PEERS = ("torch", "keras")
 READY = "kerasnet (ready batches)"
 _GEMM_SECONDS = 0.3
+_PIPELINE_BATCHES = 50
 _DTYPES = {"float32": "float32", "mixed_bfloat16": "bfloat16", "mixed_float16": "float16"}
 
 
@@ -108,6 +110,7 @@ class TrainBench:
         self.plan = configs.plan(config)
         self.rounds = Rounds(config.recipe.batch_size, rounds, steps, say)
         self.peaks: dict[str, dict[str, float]] = {}
+        self.pipeline: list[float] = []
 
     def run(self) -> dict[str, Any]:
         """Measure, and return what `--json` prints.
@@ -123,7 +126,7 @@ class TrainBench:
             ours.name = f"kerasnet ({ours.facts['precision']})"
             for name, kind, arguments in self._others(ours.facts["precision"]):
                 self.rounds.enter(start, name, kind, {"config": plain, **arguments})
-            self.rounds.play(self._measure_peaks)
+            self.rounds.play(self._between)
         return self._result()
 
     def _others(self, resolved: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -143,6 +146,12 @@ class TrainBench:
         if "keras" in self.peers:
             yield "keras", KERAS, {"policy": "float32"}
             yield "keras (mixed_bfloat16)", KERAS, {"policy": "mixed_bfloat16"}
+
+    def _between(self, where: str) -> None:
+        ours = self.rounds.contestants[0]
+        self.say(f"{where}: the input pipeline alone")
+        self.pipeline.append(ours.worker.ask("pipeline_seconds", steps=_PIPELINE_BATCHES))
+        self._measure_peaks(where)
 
     def _measure_peaks(self, where: str) -> None:
         """Let one process of each framework multiply large matrices in every dtype there is."""
@@ -174,8 +183,14 @@ class TrainBench:
             "results": [self._entry(x) for x in self.rounds.contestants],
             "ratios": self.rounds.ratios(ours, *(x for x in others if x.kind != KERASNET)),
             "input_bound_share": 1 - kept,
+            "pipeline_share": self._pipeline_share(ours),
             "gemm_peak": self.peaks,
         }
+
+    def _pipeline_share(self, ours: Contestant) -> float:
+        """Return the time of the pipeline alone over the time of a step, a batch each."""
+        step = self.rounds.batch / statistics.median(ours.rates)
+        return statistics.median(self.pipeline) / step
 
     def _entry(self, x: Contestant) -> dict[str, Any]:
         common = x.to_json()
