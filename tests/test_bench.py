@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import io
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ import pytest
 from commands import run_cli
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from kerasnet import config as configs
 from kerasnet import schema
@@ -87,6 +89,21 @@ def test_a_line_is_found_again(slope, intercept, x):
 def test_the_share_that_a_line_explains_of_what_is_none():
     assert figures.line([0, 1, 2, 3], [1, -1, -1, 1])[2] == pytest.approx(0)
     assert figures.line([0, 1, 2], [5, 5, 5])[2] == 1.0
+
+
+def test_unrest_is_how_far_the_slowest_round_falls_short():
+    assert figures.unrest([100.0, 80.0, 90.0]) == pytest.approx(0.2)
+    assert figures.unrest([3.0]) == 0
+
+
+def test_a_table_is_drawn_on_a_terminal_and_plain_elsewhere():
+    for terminal in (True, False):
+        file = io.StringIO()
+        console = Console(file=file, force_terminal=terminal, width=60)
+        figures.show(console, ("", "images/s"), [("keras [x]", "12.0")], left=("",))
+        shown = file.getvalue()
+        assert "keras [x]" in shown
+        assert ("┃" in shown) is terminal
 
 
 def test_operations_of_training_are_six_for_each_mac():
@@ -373,6 +390,7 @@ def test_bench_train_asks_every_contestant_in_every_round(capsys, monkeypatch):
     assert code == 0, err
     assert "keras (mixed_bfloat16)" in out
     assert "50.0% of a step" in out
+    assert "busy" not in out
 
 
 def test_the_contestants_take_the_steps_that_they_are_asked_for(tmp_path, monkeypatch):

@@ -26,6 +26,14 @@ RegistryOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object at the end; progress to stderr.")
 ]
+BatchOption = Annotated[int, typer.Option(min=1, max=2**20, help="Images in a step.")]
+StepsOption = Annotated[
+    int | None, typer.Option(min=1, help="Timed in a round. [default: two seconds of them]")
+]
+AgainstOption = Annotated[
+    str | None, typer.Option(metavar="torch,keras", help="[default: those that are installed]")
+]
+PrecisionOption = Annotated[str, typer.Option(metavar="auto|float32|mixed_bfloat16|mixed_float16")]
 RoundsOption = Annotated[int, typer.Option(min=1, help="Each contestant is measured so often.")]
 
 
@@ -66,18 +74,11 @@ def _print(result: dict[str, Any], as_json: bool, report: Callable[[Console, Any
 )
 def train(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model of the registry.")],
-    against: Annotated[
-        str | None,
-        typer.Option(metavar="torch,keras", help="[default: those that are installed]"),
-    ] = None,
-    batch: Annotated[int, typer.Option(min=1, max=2**20, help="Images in a step.")] = 100,
+    against: AgainstOption = None,
+    batch: BatchOption = 100,
     rounds: RoundsOption = 5,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Timed in a round. [default: two seconds of them]")
-    ] = None,
-    precision: Annotated[
-        str, typer.Option(metavar="auto|float32|mixed_bfloat16|mixed_float16")
-    ] = "auto",
+    steps: StepsOption = None,
+    precision: PrecisionOption = "auto",
     recipe: Annotated[
         str, typer.Option(help="kerasnet trains by it; peers use Adam.")
     ] = "original",
@@ -87,8 +88,9 @@ def train(
     """Images a second of training, beside PyTorch and stock Keras.
 
     Every contestant has a process of its own and they take turns. kerasnet trains as `fit` does,
-    from random uint8 images in memory, which it crops, flips and normalises; the peers are given
-    batches that lie ready. Compare ratios, which are taken within each round.
+    from random uint8 images in memory, which it crops, flips and normalises; the peers train by
+    Adam, and are given batches that lie ready. Compare ratios, which are taken within each round;
+    more rounds help on a busy machine.
     """
     from kerasnet.bench.training import TrainBench, chosen_peers, synthetic_config
     from kerasnet.bench.training_report import report
@@ -104,11 +106,9 @@ def train(
 @app.command(epilog=_example("kerasnet bench data", "kerasnet bench data --recipe default --json"))
 def data(
     recipe: Annotated[str, typer.Option(help="Whose augmentations are made.")] = "original",
-    batch: Annotated[int, typer.Option(min=1, max=2**20, help="Images in a step.")] = 100,
+    batch: BatchOption = 100,
     rounds: RoundsOption = 5,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Timed in a round. [default: two seconds of them]")
-    ] = None,
+    steps: StepsOption = None,
     registry: RegistryOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -129,11 +129,8 @@ def data(
 @app.command(epilog=_example("kerasnet bench startup resnet50"))
 def startup(
     model: Annotated[str, typer.Argument(metavar="[MODEL]", help="A model.")] = "resnet50",
-    against: Annotated[
-        str | None,
-        typer.Option(metavar="torch,keras", help="[default: those that are installed]"),
-    ] = None,
-    batch: Annotated[int, typer.Option(min=1, max=2**20, help="Images in a step.")] = 100,
+    against: AgainstOption = None,
+    batch: BatchOption = 100,
     rounds: RoundsOption = 3,
     registry: RegistryOption = None,
     as_json: JsonOption = False,
@@ -175,12 +172,8 @@ def scaling(
     ] = "8,14,20,32,56,110",
     batch: Annotated[int, typer.Option(min=1, max=2**20, help="Batch size of the ResNets.")] = 100,
     rounds: RoundsOption = 3,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Timed in a round. [default: two seconds of them]")
-    ] = None,
-    precision: Annotated[
-        str, typer.Option(metavar="auto|float32|mixed_bfloat16|mixed_float16")
-    ] = "auto",
+    steps: StepsOption = None,
+    precision: PrecisionOption = "auto",
     out: Annotated[
         str | None, typer.Option(metavar="DIR", help="Write batch.csv, depth.csv, scaling.png.")
     ] = None,

@@ -26,6 +26,11 @@ def spread(values: Sequence[float]) -> float:
     return (high - low) / middle
 
 
+def unrest(values: Sequence[float]) -> float:
+    """Return by how much of the largest value the others fall short at most, 0…1."""
+    return 1 - min(values) / max(values)
+
+
 def paired_ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     """Return ours over theirs, round by round.
 

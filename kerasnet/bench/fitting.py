@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from kerasnet import schema
-from kerasnet.bench.measure import Clock, rate_of_repeated, ready_arrays
+from kerasnet.bench.measure import Clock, highest_rate, ready_arrays
 
 
 def fit_clock(untimed: int, total: int) -> Clock:
@@ -61,4 +61,4 @@ def matrix_product_rate(dtype: str, size: int, seconds: float) -> float:
         float(ops.convert_to_numpy(ops.cast(product[0, 0], "float32")))
         return time.perf_counter() - began
 
-    return rate_of_repeated(run, 2.0 * size**3, seconds)
+    return highest_rate(run, 2.0 * size**3, seconds)

@@ -19,7 +19,7 @@ from kerasnet.registry import Registry
 
 PEERS = ("torch", "keras")
 READY = "kerasnet (ready batches)"
-_GEMM_SECONDS = 0.3
+_GEMM_SECONDS = 0.5
 _PIPELINE_BATCHES = 50
 _DTYPES = {"float32": "float32", "mixed_bfloat16": "bfloat16", "mixed_float16": "float16"}
 
@@ -109,7 +109,8 @@ class TrainBench:
         self.config, self.peers, self.say = config, peers, say
         self.plan = configs.plan(config)
         self.rounds = Rounds(config.recipe.batch_size, rounds, steps, say)
-        self.peaks: dict[str, dict[str, float]] = {}
+        # GFLOP/s of matrix products by framework, dtype and round.
+        self.products: dict[str, dict[str, list[float]]] = {}
         self.pipeline: list[float] = []
 
     def run(self) -> dict[str, Any]:
@@ -151,22 +152,22 @@ class TrainBench:
         ours = self.rounds.contestants[0]
         self.say(f"{where}: the input pipeline alone")
         self.pipeline.append(ours.worker.ask("pipeline_seconds", steps=_PIPELINE_BATCHES))
-        self._measure_peaks(where)
+        self._measure_products(where)
 
-    def _measure_peaks(self, where: str) -> None:
+    def _measure_products(self, where: str) -> None:
         """Let one process of each framework multiply large matrices in every dtype there is."""
         entered = self.rounds.contestants
-        on_gpu = any("gpu" in device for device in entered[0].facts["devices"])
+        on_gpu = any(not device.startswith("cpu") for device in entered[0].facts["devices"])
         dtypes = sorted({_DTYPES[x.facts["precision"]] for x in entered})
         firsts = {"torch" if x.kind == TORCH else backend.name(): x for x in reversed(entered)}
         for framework, first in firsts.items():
             self.say(f"{where}: matrix products by {framework}")
-            rates = self.peaks.setdefault(framework, {})
+            rates = self.products.setdefault(framework, {})
             for dtype in dtypes:
                 rate = first.worker.ask(
                     "gemm", dtype=dtype, size=8192 if on_gpu else 2048, seconds=_GEMM_SECONDS
                 )
-                rates[dtype] = max(rates.get(dtype, 0.0), rate / 1e9)
+                rates.setdefault(dtype, []).append(rate / 1e9)
 
     def _result(self) -> dict[str, Any]:
         ours, *others = self.rounds.contestants
@@ -184,7 +185,17 @@ class TrainBench:
             "ratios": self.rounds.ratios(ours, *(x for x in others if x.kind != KERASNET)),
             "input_bound_share": 1 - kept,
             "pipeline_share": self._pipeline_share(ours),
-            "gemm_peak": self.peaks,
+            "gemm_peak": self._peaks(),
+            "machine_unrest": max(
+                figures.unrest(rates) for by in self.products.values() for rates in by.values()
+            ),
+        }
+
+    def _peaks(self) -> dict[str, dict[str, float]]:
+        """Return the highest GFLOP/s of matrix products by framework and dtype."""
+        return {
+            framework: {dtype: max(rates) for dtype, rates in by.items()}
+            for framework, by in self.products.items()
         }
 
     def _pipeline_share(self, ours: Contestant) -> float:
@@ -196,6 +207,6 @@ class TrainBench:
         common = x.to_json()
         gflops = figures.training_gflops(self.plan.macs, common["images_per_second"])
         precision = x.facts["precision"]
-        peak = max(rates[_DTYPES[precision]] for rates in self.peaks.values())
+        peak = max(rates[_DTYPES[precision]] for rates in self._peaks().values())
         more = {"gflops": gflops, "share_of_peak": gflops / peak, "precision": precision}
         return {**common, **more}

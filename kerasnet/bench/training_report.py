@@ -11,6 +11,8 @@ from kerasnet.bench.figures import say, show
 
 HEADER = ("", "images/s", "spread", "GFLOP/s", "of peak", "peak MiB", "first step", "kerasnet is")
 
+_RESTLESS = 0.15
+
 
 def report(console: Console, result: Mapping[str, Any]) -> None:
     """Print the table and what its columns mean."""
@@ -20,6 +22,13 @@ def report(console: Console, result: Mapping[str, Any]) -> None:
     for framework, rates in result["gemm_peak"].items():
         said = ", ".join(f"{dtype} {rate:,.0f} GFLOP/s" for dtype, rate in rates.items())
         say(console, f"largest matrix-product rate by {framework}: {said}")
+    if result["machine_unrest"] > _RESTLESS:
+        say(
+            console,
+            f"the machine was busy: matrix products were up to {result['machine_unrest']:.0%} "
+            "slower in some rounds than in others.\nTrust the ratios only after more rounds, on a "
+            "quieter machine",
+        )
     say(
         console,
         f"input: {result['input_bound_share']:.1%} of a step of {result['kerasnet']} goes away "

@@ -15,7 +15,7 @@ from torch import nn
 
 from kerasnet import config as configs
 from kerasnet import schema
-from kerasnet.bench.measure import Clock, cores, rate_of_repeated, ready_arrays
+from kerasnet.bench.measure import Clock, cores, highest_rate, ready_arrays
 from kerasnet.plan import Layer, Plan
 
 # What may be overwritten by the activation after it: none of these needs its output for gradients.
@@ -232,7 +232,7 @@ class Twin:
             self._wait()
             return time.perf_counter() - began
 
-        return rate_of_repeated(run, 2.0 * size**3, seconds)
+        return highest_rate(run, 2.0 * size**3, seconds)
 
     def _placed(self, images: Any) -> Any:
         moved = torch.from_numpy(images).permute(0, 3, 1, 2)
