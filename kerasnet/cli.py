@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from kerasnet import __version__
+from kerasnet.bench.commands import app as bench_app
 from kerasnet.errors import BadInputError, KerasnetError, did_you_mean, is_wrong_name
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(bench_app)
 
 RegistryOption = Annotated[
     str | None, typer.Option("--registry", metavar="FILE", help="YAML laid over the built-in one.")
