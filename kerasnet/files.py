@@ -33,6 +33,13 @@ def shipped(name: str) -> Path:
 LOCK, TEMPORARY = ".lock", ".temporary"
 
 
+def cache_folder() -> Path:
+    """Return the user's folder for what can be made again."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("kerasnet")
+
+
 def check_new(folder: str | os.PathLike[str]) -> None:
     """Check that a folder can be used for new results.
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from typing import get_args
 
 from kerasnet import schema
 from kerasnet.errors import BadInputError, did_you_mean
 from kerasnet.plan import Layer
 
+# bfloat16 has to be this much faster on a CPU: what the measurement leaves out, such as casting the
+# weights, costs more in it, and a choice should not hang on noise.
+MIN_GAIN = 1.15
 REQUESTS = ("auto", *get_args(schema.PrecisionName))
 
 
@@ -54,21 +58,30 @@ def resolve(requested: str) -> schema.Precision:
     )
 
 
-def confirm(precision: schema.Precision, devices: list[str]) -> schema.Precision:
+def confirm(
+    precision: schema.Precision, devices: list[str], gain: Callable[[], float]
+) -> schema.Precision:
     """Return the policy to use once the backend has said which devices it can use.
 
-    The driver may know a GPU that the installed TensorFlow was not built for; 16-bit arithmetic on
-    a CPU would then be chosen for speed it does not have.
+    The driver may know a GPU that the installed TensorFlow was not built for. On a CPU it is
+    measured whether bfloat16 is faster: that depends on the CPU and on the model.
 
     Args:
         precision: what `resolve` returned.
         devices: as `keras.distribution.list_devices()` names them, such as `cpu:0`.
+        gain: gives how many times as fast the model trains in mixed_bfloat16; see
+            `probe.bfloat16_gain`.
     """
     on_gpu = any(not device.startswith("cpu") for device in devices)
-    if precision.requested != "auto" or precision.resolved == "float32" or on_gpu:
+    if precision.requested != "auto" or on_gpu:
         return precision
-    reason = f"{precision.reason}, but the backend cannot use it"
-    return schema.Precision(requested="auto", resolved="float32", reason=reason)
+    found = gain()
+    policy: schema.PrecisionName = "mixed_bfloat16" if found >= MIN_GAIN else "float32"
+    said = "faster" if found >= MIN_GAIN else "hardly faster" if found > 1 else "not faster"
+    reason = f"on this CPU bfloat16 is {said}"
+    if found != 1:
+        reason += f": {found:.2f} times float32's speed for the model's convolutions"
+    return schema.Precision(requested="auto", resolved=policy, reason=reason)
 
 
 def gpu_compute_capability() -> tuple[str, float] | None:

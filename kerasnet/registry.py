@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from itertools import islice
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from kerasnet import __version__, schema
@@ -24,7 +23,7 @@ from kerasnet.document import (
     validate,
 )
 from kerasnet.errors import BadInputError, EnvironmentFaultError, did_you_mean
-from kerasnet.files import shipped, write_atomically
+from kerasnet.files import cache_folder, shipped, write_atomically
 
 # Entries that may extend one another in a row, entries of a section, and layers of all models of a
 # registry: without an end to each, checking a small file could take hours.
@@ -407,7 +406,7 @@ def _built_in() -> Document:
     source = shipped("registry.yaml")
     raw = source.read_bytes()
     key = hashlib.sha256(raw + __version__.encode()).hexdigest()
-    compiled = _cache_folder() / f"registry-{key[:32]}.json"
+    compiled = cache_folder() / f"registry-{key[:32]}.json"
     try:
         data = json.loads(compiled.read_text())
         if data.pop("sha256") == key:
@@ -422,12 +421,6 @@ def _built_in() -> Document:
     with contextlib.suppress(EnvironmentFaultError):
         write_atomically(compiled, json.dumps({"sha256": key, **document.data}).encode())
     return document
-
-
-def _cache_folder() -> Path:
-    from platformdirs import user_cache_path
-
-    return user_cache_path("kerasnet")
 
 
 def validate_file(file: str) -> dict[str, int]:

@@ -35,6 +35,7 @@ from kerasnet.errors import (
     InterruptedRunError,
 )
 from kerasnet.interruption import Interrupted, Interruption
+from kerasnet.probe import bfloat16_gain
 from kerasnet.progress import Reporter
 from kerasnet.recipe import averaged, compile_model
 from kerasnet.runs import METRICS, Run
@@ -258,10 +259,21 @@ def _settled(config: schema.RunConfig, data: TrainingData, console: Console) -> 
     known: dict[str, Any] = {"inference": data.source.inference}
     # A configuration with an inference block was run before: what it used then, it uses again.
     if not config.inference:
-        known["precision"] = precision.confirm(config.precision, backend.devices())
+        known["precision"] = confirmed(config)
         if known["precision"] != config.precision:
-            _say(console, f"precision float32 ({known['precision'].reason})")
+            found = known["precision"]
+            _say(console, f"precision {found.resolved} ({found.reason})")
     return config.model_copy(update=known)
+
+
+def confirmed(config: schema.RunConfig) -> schema.Precision:
+    """Return the precision of a run on the devices that the backend can use."""
+    # On other backends than TensorFlow, bfloat16 was never measured on a CPU.
+    known = keras.backend.backend() == "tensorflow"
+    return precision.confirm(
+        config.precision, backend.devices(),
+        lambda: bfloat16_gain(plan_of(config), config.recipe.batch_size) if known else 1.0,
+    )  # fmt: skip
 
 
 def _write_facts(training: Training) -> None:

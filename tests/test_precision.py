@@ -45,13 +45,36 @@ def test_auto_is_float32_without_a_driver(tmp_path, monkeypatch):
     assert precision.resolve("auto").resolved == "float32"
 
 
-def test_a_gpu_that_the_backend_cannot_use_changes_auto_only(driver):
-    driver("echo 'NVIDIA H200, 9.0'")
-    auto, asked = precision.resolve("auto"), precision.resolve("mixed_bfloat16")
-    assert precision.confirm(auto, ["cpu:0"]).resolved == "float32"
-    assert "cannot use it" in precision.confirm(auto, ["cpu:0"]).reason
-    assert precision.confirm(auto, ["cpu:0", "gpu:0"]) == auto
-    assert precision.confirm(asked, ["cpu:0"]) == asked
+@pytest.mark.parametrize(
+    ("gain", "policy", "said"),
+    [
+        (1.8, "mixed_bfloat16", "bfloat16 is faster: 1.80 times"),
+        (1.15, "mixed_bfloat16", "faster: 1.15 times"),
+        (1.1, "float32", "hardly faster: 1.10 times"),
+        (0.7, "float32", "not faster: 0.70 times"),
+        (1.0, "float32", "bfloat16 is not faster"),
+    ],
+)
+def test_on_a_cpu_auto_is_what_measures_faster(gain, policy, said, driver):
+    driver("exit 9")
+    found = precision.confirm(precision.resolve("auto"), ["cpu:0"], lambda: gain)
+    assert (found.requested, found.resolved) == ("auto", policy)
+    assert said in found.reason
+
+
+def test_a_gpu_that_the_backend_cannot_use_counts_for_nothing(driver):
+    driver("echo 'Tesla V100, 7.0'")
+    auto = precision.resolve("auto")
+    assert precision.confirm(auto, ["cpu:0"], lambda: 1.0).resolved == "float32"
+    assert precision.confirm(auto, ["cpu:0", "gpu:0"], lambda: 1.0) == auto
+
+
+def test_what_is_asked_for_is_not_measured():
+    def gain() -> float:
+        raise AssertionError
+
+    asked = precision.resolve("mixed_bfloat16")
+    assert precision.confirm(asked, ["cpu:0"], gain) == asked
 
 
 def test_an_unknown_precision_names_the_nearest():

@@ -14,7 +14,7 @@ from typing import Any, cast
 import keras
 from rich.console import Console
 
-from kerasnet import backend, data, precision, schema
+from kerasnet import backend, data, schema
 from kerasnet.bench.fitting import fit_clock, matrix_product_rate, ready_batches
 from kerasnet.bench.measure import Clock, random_split
 from kerasnet.checkpoint import Arrays, Progress
@@ -22,8 +22,8 @@ from kerasnet.interruption import Interruption
 from kerasnet.progress import Reporter
 from kerasnet.recipe import compile_model
 from kerasnet.runs import Run
-from kerasnet.train import make_model
-from kerasnet.training import Recorder, Saver, Training, TrainingData
+from kerasnet.train import confirmed, make_model
+from kerasnet.training import Recorder, Saver, StepCallbacks, Training, TrainingData
 
 
 class _TimedRecorder(Recorder):
@@ -56,7 +56,7 @@ class Ours:
         lap: Callable[[str], None] = lambda part: None,
     ) -> None:  # fmt: skip
         read = schema.RunConfig.model_validate(config)
-        settled = precision.confirm(read.precision, backend.devices())
+        settled = confirmed(read)
         inference = schema.Inference(
             mean=[0.5] * read.input[2], std=[0.25] * read.input[2], resize=read.input[:2],
             class_names=[str(i) for i in range(read.classes)],
@@ -69,6 +69,7 @@ class Ours:
         self.model = make_model(self.config)
         self.steps_per_epoch = data.steps_per_epoch(len(self.split), read.recipe.batch_size)
         compile_model(self.model, self.config, self.steps_per_epoch)
+        self.model.steps_per_execution = self.config.execution.steps_per_execution
         lap("build")
 
     def facts(self) -> dict[str, Any]:
@@ -99,7 +100,7 @@ class Ours:
         recorder = _TimedRecorder(self._training(), clock)
         self.model.fit(
             self._images(clock.total), shuffle=False, epochs=1, steps_per_epoch=clock.total,
-            callbacks=[recorder], verbose=0,
+            callbacks=StepCallbacks([recorder], add_history=True, model=self.model), verbose=0,
         )  # fmt: skip
         return {"seconds": clock.seconds, "steps": steps}
 
