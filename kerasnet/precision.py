@@ -30,7 +30,8 @@ def resolve(requested: str) -> schema.Precision:
     """Return the policy that a request comes to on this machine, and why.
 
     `auto` asks NVIDIA's driver for the compute capability rather than TensorFlow, which would take
-    seconds to load: 8.0 and above are fast at bfloat16, 7.0 and above at float16.
+    seconds to load: 8.0 and above are fast at bfloat16, 7.0 and above at float16. For a CPU,
+    `confirm` decides later.
 
     Raises:
         BadInputError: no such policy.
@@ -43,7 +44,8 @@ def resolve(requested: str) -> schema.Precision:
         return schema.Precision(requested=requested, resolved=requested, reason="as asked")  # type: ignore[arg-type]
     capability = gpu_compute_capability()
     if capability is None:
-        return schema.Precision(requested="auto", resolved="float32", reason="no GPU found")
+        reason = "no GPU found; whether bfloat16 is faster is measured when training begins"
+        return schema.Precision(requested="auto", resolved="float32", reason=reason)
     name, number = capability
     if number >= 8.0:
         return schema.Precision(

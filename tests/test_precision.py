@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from kerasnet import precision
+from kerasnet import precision, probe
 from kerasnet.errors import BadInputError
+from kerasnet.plan import plan_model
+from kerasnet.registry import load_registry
+
+REGISTRY = load_registry()
 
 
 @pytest.fixture
@@ -80,3 +84,65 @@ def test_what_is_asked_for_is_not_measured():
 def test_an_unknown_precision_names_the_nearest():
     with pytest.raises(BadInputError, match="Did you mean 'mixed_bfloat16'"):
         precision.resolve("mixed_bfloat61")
+
+
+# ---------------------------------------------------------------------------- measuring
+
+
+@pytest.fixture
+def measured(tmp_path, monkeypatch):
+    """Let measuring give 1.5, count how often it is done, and keep answers in a new folder."""
+    calls = []
+
+    def measure(plan, groups, batch):
+        calls.append((plan.name, batch))
+        return 1.5
+
+    monkeypatch.setattr(probe, "_measure", measure)
+    monkeypatch.setattr(probe, "_has_bfloat16", lambda: True)
+    monkeypatch.setattr(probe, "cache_folder", lambda: tmp_path / "cache")
+    return calls
+
+
+def test_a_machine_is_measured_once_for_a_model_and_batch_size(measured):
+    one, other = (plan_model(REGISTRY.architecture(name)) for name in ("resnet8", "resnet20"))
+    assert [probe.bfloat16_gain(one, 32) for _ in range(3)] == [1.5] * 3
+    assert probe.bfloat16_gain(one, 64) == probe.bfloat16_gain(other, 32) == 1.5
+    assert measured == [("resnet8", 32), ("resnet8", 64), ("resnet20", 32)]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"gain": "fast"}', '{"gain": null}'])
+def test_a_damaged_answer_is_measured_again(content, measured, tmp_path):
+    made = plan_model(REGISTRY.architecture("resnet8"))
+    probe.bfloat16_gain(made, 32)
+    (file,) = (tmp_path / "cache").iterdir()
+    file.write_text(content)
+    assert probe.bfloat16_gain(made, 32) == 1.5
+    assert len(measured) == 2
+
+
+def test_an_answer_that_cannot_be_kept_is_given_all_the_same(measured, tmp_path):
+    (tmp_path / "cache").write_text("in the way")
+    assert probe.bfloat16_gain(plan_model(REGISTRY.architecture("resnet8")), 32) == 1.5
+
+
+def test_a_cpu_without_bfloat16_is_not_measured(measured, monkeypatch):
+    monkeypatch.setattr(probe, "_has_bfloat16", lambda: False)
+    assert probe.bfloat16_gain(plan_model(REGISTRY.architecture("resnet8")), 32) == 1.0
+    assert measured == []
+
+
+@pytest.mark.parametrize("name", list(REGISTRY.models))
+def test_the_convolutions_measured_make_up_most_of_a_model(name):
+    made = plan_model(REGISTRY.architecture(name))
+    groups = probe._groups(made)
+    convolutions = sum(x.macs for x in made.layers if x.type == "Conv2D")
+    covered = sum(chain[0].macs * count for chain, count in groups)
+    assert 0.75 * convolutions <= covered <= convolutions
+    assert len(groups) <= 10
+    assert all(chain[0].type == "Conv2D" for chain, _ in groups)
+
+
+def test_measuring_gives_a_ratio_of_speeds():
+    made = plan_model(REGISTRY.architecture("resnet8"))
+    assert 0.05 < probe._measure(made, probe._groups(made), 4) < 20

@@ -17,7 +17,9 @@ import kerasnet
 from kerasnet import config as configs
 from kerasnet import schema
 from kerasnet.build import build
+from kerasnet.checkpoint import Arrays, Progress
 from kerasnet.convert import read_arrays, weight_variables
+from kerasnet.data import Split
 from kerasnet.errors import BadInputError
 from kerasnet.plan import plan_model
 from kerasnet.progress import Reporter, duration
@@ -25,6 +27,7 @@ from kerasnet.recipe import RecipeSchedule, SmoothedCrossentropy, compile_model,
 from kerasnet.registry import load_registry
 from kerasnet.runs import create_run, load_run
 from kerasnet.train import fit
+from kerasnet.training import Training, TrainingData
 
 REGISTRY = load_registry()
 SMALL = ["resnet8", "--dataset", "digits", "--limit-train", "300", "--batch-size", "50"]
@@ -341,6 +344,37 @@ def test_a_wrong_class_count_is_refused(tmp_path):
     run = create_run(tmp_path / "a", config)
     with pytest.raises(BadInputError, match="10 classes; this run's model has 7"):
         fit(run, console=Console(quiet=True))
+
+
+# ---------------------------------------------------------------------------- execution
+
+
+@pytest.mark.parametrize("asked", [4, 1000])
+def test_several_steps_per_execution_train_as_single_ones(asked, trained, tmp_path):
+    run = kerasnet.fit(
+        "resnet8", dataset="digits", limit_train=300, batch_size=50, epochs=2, out=tmp_path / "a",
+        console=Console(quiet=True), seed=3, steps_per_execution=asked,
+    )  # fmt: skip
+    assert run.config.execution.steps_per_execution == asked
+    for row, one in zip(run.metrics(), trained.metrics(), strict=True):
+        assert row == pytest.approx(one, rel=1e-4)
+    assert run.metrics()[-1]["step"] == 12
+    assert run.summary()["test_accuracy"] == trained.summary()["test_accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("step", "asked", "used"), [(0, 4, 3), (0, 6, 6), (0, 7, 6), (3, 6, 3), (8, 6, 2), (7, 6, 1)]
+)
+def test_executions_come_out_even(step, asked, used, trained):
+    config = configs.with_values(trained.config, {"execution.steps_per_execution": asked})
+    split = kerasnet.load_dataset("digits").load("train")
+    limited = Split(split.images[:300], split.labels[:300])
+    training = Training(
+        trained, config, TrainingData(None, limited, None), Console(quiet=True), None, None,
+        Progress(step=step), Arrays(),
+    )  # fmt: skip
+    assert training.steps == 6
+    assert training.steps_per_execution == used
 
 
 # ---------------------------------------------------------------------------- precision
