@@ -164,13 +164,15 @@ def _fit(
     if test:
         # Hours of training must not end at a damaged file that could have been known of.
         data.source.check("test")
-    config = _settled(config, data, console)
+    begins = f"{run.path}: training at batch size {min(config.recipe.batch_size, len(data.train))}"
+    with _memory(begins, "--batch-size"):
+        config = _settled(config, data, console)
     training = Training(run, config, data, console, stop, on_epoch, _start(data), Arrays())
     if found is not None:
         _check_fits(found, training)
         _go_back_to(found, training)
         training.began -= found.progress.seconds
-    with _memory(f"{run.path}: training at batch size {training.batch}", "--batch-size"):
+    with _memory(begins, "--batch-size"):
         model = _train_through(training)
     evaluation = f"evaluating at batch size {config.execution.evaluation_batch_size}"
     with averaged(model), _memory(f"{run.path}: {evaluation}", "evaluation_batch_size"):

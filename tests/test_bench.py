@@ -68,7 +68,7 @@ def test_rounds_that_have_no_partner_are_refused():
 def test_the_spread_has_no_unit_and_is_not_negative(values, factor):
     found = figures.spread(values)
     assert found >= 0
-    assert figures.spread([v * factor for v in values]) == pytest.approx(found, abs=1e-9)
+    assert figures.spread([v * factor for v in values]) == pytest.approx(found, rel=1e-9, abs=1e-9)
 
 
 def test_one_disturbed_round_does_not_widen_the_spread():

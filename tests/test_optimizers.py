@@ -50,7 +50,8 @@ def test_a_fused_optimizer_updates_as_keras_does(pair, more):
     theirs, their_state = trained(stock, {**options, **more})
     assert [k.split("/")[-1] for k in our_state] == [k.split("/")[-1] for k in their_state]
     for a, b in zip([*ours, *our_state.values()], [*theirs, *their_state.values()], strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-7)
+        # An update is a twentieth; one minus a power of 0.999 has four digits left in float32.
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=3e-6)
 
 
 def test_gradients_in_half_precision_update_float32_variables():
@@ -58,4 +59,4 @@ def test_gradients_in_half_precision_update_float32_variables():
     theirs, _ = trained(keras.optimizers.Adam, {}, "bfloat16")
     for a, b in zip(ours, theirs, strict=True):
         assert a.dtype == np.float32
-        np.testing.assert_allclose(a, b, rtol=2e-6)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=3e-6)

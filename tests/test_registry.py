@@ -240,7 +240,7 @@ def test_any_bytes_give_a_document_or_a_document_error(raw):
 
 
 def test_compiled_form_equals_the_source(tmp_path, monkeypatch):
-    monkeypatch.setattr(registries, "_cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(registries, "cache_folder", lambda: tmp_path / "cache")
     first = registries._built_in()
     assert len(list((tmp_path / "cache").iterdir())) == 1
     monkeypatch.setattr(registries, "_read_built_in", lambda: pytest.fail("read the source"))
@@ -248,7 +248,7 @@ def test_compiled_form_equals_the_source(tmp_path, monkeypatch):
 
 
 def test_a_torn_compiled_form_is_not_used(tmp_path, monkeypatch):
-    monkeypatch.setattr(registries, "_cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(registries, "cache_folder", lambda: tmp_path)
     expected = registries._built_in().data
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:100])
@@ -257,7 +257,7 @@ def test_a_torn_compiled_form_is_not_used(tmp_path, monkeypatch):
 
 def test_the_registry_works_where_the_cache_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(registries, "_cache_folder", lambda: tmp_path / "file" / "cache")
+    monkeypatch.setattr(registries, "cache_folder", lambda: tmp_path / "file" / "cache")
     assert "resnet50" in registries._built_in().data["models"]
 
 

@@ -39,7 +39,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "small"
     return kerasnet.fit(
         "resnet8", dataset="digits", limit_train=300, batch_size=50, epochs=2, out=folder,
-        console=Console(quiet=True), seed=3,
+        console=Console(quiet=True), seed=3, precision="float32",
     )  # fmt: skip
 
 
@@ -353,7 +353,7 @@ def test_a_wrong_class_count_is_refused(tmp_path):
 def test_several_steps_per_execution_train_as_single_ones(asked, trained, tmp_path):
     run = kerasnet.fit(
         "resnet8", dataset="digits", limit_train=300, batch_size=50, epochs=2, out=tmp_path / "a",
-        console=Console(quiet=True), seed=3, steps_per_execution=asked,
+        console=Console(quiet=True), seed=3, precision="float32", steps_per_execution=asked,
     )  # fmt: skip
     assert run.config.execution.steps_per_execution == asked
     for row, one in zip(run.metrics(), trained.metrics(), strict=True):
