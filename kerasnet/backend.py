@@ -16,6 +16,13 @@ def name() -> str:
     return os.environ.get("KERAS_BACKEND", "tensorflow")
 
 
+def on_tensorflow() -> bool:
+    """Whether the loaded Keras computes with TensorFlow."""
+    import keras
+
+    return bool(keras.backend.backend() == "tensorflow")
+
+
 def load(deterministic: bool = False) -> None:
     """Import TensorFlow and Keras quietly.
 

@@ -13,14 +13,11 @@ from typing import Any
 
 import keras
 
+from kerasnet.backend import on_tensorflow
 from kerasnet.plan import Layer
 
 # The longest side of an image up to which a kernel's gradient is faster as a product for each tap.
 TAPS_MAX_SIDE = 8
-
-
-def _on_tensorflow() -> bool:
-    return bool(keras.backend.backend() == "tensorflow")
 
 
 class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
@@ -41,7 +38,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalise with the batch's statistics when training, with the moving ones otherwise."""
-        if not _on_tensorflow() or len(inputs.shape) != 4 or mask is not None:
+        if not on_tensorflow() or len(inputs.shape) != 4 or mask is not None:
             return super().call(self._biased(inputs), training=training, mask=mask)
         import tensorflow as tf
 
@@ -120,7 +117,7 @@ class FastConv2D(keras.layers.Conv2D):  # type: ignore[misc]
         return chosen(inputs, tf.convert_to_tensor(kernel))
 
     def _method(self, sides: tuple[int, int]) -> Callable[[Any, Any], Any] | None:
-        if not _on_tensorflow() or self.groups != 1 or None in sides:
+        if not on_tensorflow() or self.groups != 1 or None in sides:
             return None
         height, width = self.kernel_size
         if (height, width) == (1, 1):

@@ -11,16 +11,14 @@ from typing import Any
 
 import keras
 
-
-def _on_tensorflow() -> bool:
-    return bool(keras.backend.backend() == "tensorflow")
+from kerasnet.backend import on_tensorflow
 
 
 class _FusedDecay:
     """Decoupled weight decay in one pass over a variable; see `schema.WeightDecay`."""
 
     def _apply_weight_decay(self, variables: Iterable[Any]) -> None:
-        if not _on_tensorflow() or self.weight_decay is None:  # type: ignore[attr-defined]
+        if not on_tensorflow() or self.weight_decay is None:  # type: ignore[attr-defined]
             super()._apply_weight_decay(variables)  # type: ignore[misc]
             return
         import tensorflow as tf
@@ -38,7 +36,7 @@ class FusedAdam(_FusedDecay, keras.optimizers.Adam):  # type: ignore[misc]
     """Adam (Kingma & Ba 2015), with the state and the arithmetic of `keras.optimizers.Adam`."""
 
     def _backend_update_step(self, grads: Any, variables: Any, learning_rate: Any) -> None:
-        if _on_tensorflow():
+        if on_tensorflow():
             import tensorflow as tf
 
             step = tf.cast(self.iterations + 1, tf.float32)
@@ -55,7 +53,7 @@ class FusedAdam(_FusedDecay, keras.optimizers.Adam):  # type: ignore[misc]
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update one variable."""
-        if not _on_tensorflow() or self.amsgrad:
+        if not on_tensorflow() or self.amsgrad:
             super().update_step(gradient, variable, learning_rate)
             return
         import tensorflow as tf
@@ -75,7 +73,7 @@ class FusedSGD(_FusedDecay, keras.optimizers.SGD):  # type: ignore[misc]
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update one variable."""
-        if not _on_tensorflow() or not self.momentum:
+        if not on_tensorflow() or not self.momentum:
             super().update_step(gradient, variable, learning_rate)
             return
         import tensorflow as tf

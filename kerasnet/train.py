@@ -271,7 +271,7 @@ def _settled(config: schema.RunConfig, data: TrainingData, console: Console) -> 
 def confirmed(config: schema.RunConfig) -> schema.Precision:
     """Return the precision of a run on the devices that the backend can use."""
     # On other backends than TensorFlow, bfloat16 was never measured on a CPU.
-    known = keras.backend.backend() == "tensorflow"
+    known = backend.on_tensorflow()
     return precision.confirm(
         config.precision, backend.devices(),
         lambda: bfloat16_gain(plan_of(config), config.recipe.batch_size) if known else 1.0,
