@@ -123,11 +123,11 @@ class FastConv2D(keras.layers.Conv2D):  # type: ignore[misc]
         if (height, width) == (1, 1):
             return lambda x, kernel: pointwise(x, kernel, self.strides)
         odd = height == width and height % 2 == 1
-        if not odd or self.strides != (1, 1) or self.padding != "same":
+        if not odd or self.strides != (1, 1) or self.padding != "same" or not _on_cpu():
             return None
         if max(sides) <= (height + 1) // 2:
             return dense_convolution
-        return tap_convolution if max(sides) <= TAPS_MAX_SIDE and _on_cpu() else None
+        return tap_convolution if max(sides) <= TAPS_MAX_SIDE else None
 
 
 def _on_cpu() -> bool:

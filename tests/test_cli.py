@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from commands import run_cli as run
+from commands import run_lightly
 
 from kerasnet.cli import main
 from kerasnet.plan import plan_model
@@ -37,17 +38,7 @@ def test_light_commands_load_neither_tensorflow_nor_keras(arguments, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("models: {mine: {extends: resnet8, classes: 3}}\n")
     words = [str(file) if word == "REGISTRY" else word for word in arguments]
-    code = (
-        "import sys\n"
-        "from kerasnet.cli import main\n"
-        f"try: main({words!r})\n"
-        "except SystemExit as e: assert not e.code, e.code\n"
-        "heavy = {'tensorflow', 'keras', 'numpy', 'matplotlib', 'sklearn'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+    assert run_lightly(*words).strip()
 
 
 @pytest.mark.parametrize(
