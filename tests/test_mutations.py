@@ -342,11 +342,12 @@ def validate_many(count: int, texts: list[str], folder: Path, name: str) -> Tall
     return tally
 
 
-def test_a_thousand_damaged_registries(place, tmp_path, record_property):
-    tally = validate_many(1000, seeds(), tmp_path, "registry")
+@pytest.mark.parametrize("number", [300, pytest.param(1000, marks=pytest.mark.slow)])
+def test_damaged_registries(number, place, tmp_path, record_property):
+    tally = validate_many(number, seeds(), tmp_path, "registry")
     tally.check(record_property)
-    assert tally.codes[0] > 50
-    assert tally.codes[2] > 500
+    assert tally.codes[0] > number // 20
+    assert tally.codes[2] > number // 2
 
 
 @pytest.mark.slow
@@ -550,11 +551,12 @@ def test_every_option_of_fit_is_changed(made):
         assert len(given) >= 10, option
 
 
-def test_a_thousand_mangled_command_lines(made, place, record_property):
+@pytest.mark.parametrize("number", [300, pytest.param(1000, marks=pytest.mark.slow)])
+def test_mangled_command_lines(number, made, place, record_property):
     odd = [*WORDS, *made.values()]
     known, lines = options("fit"), fit_lines(made)
     tally = Tally()
-    for i in range(1000):
+    for i in range(number):
         words = [*FIT, *mangled(f"fit/{i}", lines, known, odd)]
         tally.add(f"fit/{i}", words)
         left = os.listdir(place)
@@ -562,8 +564,8 @@ def test_a_thousand_mangled_command_lines(made, place, record_property):
             tally.failures.append(f"fit/{i} {words!r}: left {left} in the working folder")
             break
     tally.check(record_property)
-    assert tally.codes[0] > 50
-    assert tally.codes[2] > 500
+    assert tally.codes[0] > number // 20
+    assert tally.codes[2] > number // 2
 
 
 def test_mangled_light_commands(made, place, record_property):

@@ -110,7 +110,11 @@ def killed_at_time(registry: str, run: Path, seconds: float) -> int:
 
 @pytest.mark.parametrize(
     ("number", "stage"),
-    [(2, "half"), (17, "written"), pytest.param(34, "renamed", marks=pytest.mark.slow)],
+    [
+        (2, "half"),
+        pytest.param(17, "written", marks=pytest.mark.slow),
+        pytest.param(34, "renamed", marks=pytest.mark.slow),
+    ],
 )
 def test_a_killed_run_ends_as_if_it_had_not_been(registry, whole, tmp_path, number, stage):
     killed_at_write(registry, tmp_path / "run", number, stage)
@@ -182,7 +186,11 @@ def test_a_kill_while_tensorflow_loads(registry, whole, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+    ("signum", "code"),
+    [
+        pytest.param(signal.SIGINT, 130, id="SIGINT", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, id="SIGTERM"),
+    ],
 )
 def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     registry, whole, tmp_path, signum, code

@@ -13,6 +13,7 @@ from typing import Any
 from kerasnet import backend
 from kerasnet.bench import figures
 from kerasnet.bench.workers import Worker, turns
+from kerasnet.progress import duration
 
 # A round shorter than this would measure the clock's and the scheduler's noise.
 ROUND_SECONDS = 2.0
@@ -106,14 +107,20 @@ class Rounds:
         Args:
             between: called after each round with words that say which.
         """
+        began = perf_counter()
         for number in range(self.rounds):
             where = f"round {number + 1}/{self.rounds}"
-            for contestant in turns(self.contestants, number):
-                self.say(f"{where}: {contestant.name}")
+            for turn, contestant in enumerate(turns(self.contestants, number), 1):
                 found = contestant.worker.ask(
                     "run", steps=contestant.steps, untimed=self.untimed if not self.steps else 1
                 )
                 contestant.rates.append(found["steps"] * self.batch / found["seconds"])
+                done = number * len(self.contestants) + turn
+                share = done / (self.rounds * len(self.contestants))
+                self.say(
+                    f"{where}: {contestant.name}  {contestant.rates[-1]:,.1f} images/s  "
+                    f"ETA {duration((perf_counter() - began) * (1 / share - 1))}"
+                )
             between(where)
         for contestant in self.contestants:
             contestant.memory = contestant.worker.ask("peak_memory")
