@@ -29,6 +29,8 @@ def create_model(
     features: bool | Iterable[str] = False,
     preprocessing: bool | str = False,
     *,
+    reset_head: bool = False,
+    freeze: str | Iterable[str] = (),
     registry: Registry | None = None,
     policy: str = "float32",
     seed: int | None = None,
@@ -43,6 +45,9 @@ def create_model(
         features: True, or names of layers: return a dict of the stages' outputs instead of logits.
         preprocessing: True: take uint8 images and return probabilities, by the inference block in
             the weights file. A data set's name: by that data set's mean and standard deviation.
+        reset_head: leave the classifier as it begins, for other classes than those of `weights`.
+        freeze: parts that are not to be trained, of `stem`, `stage1`, …, `neck` and `head`; see
+            `build.freeze`.
         registry: where the model is; the built-in one if not given.
         policy: dtype policy of every layer but the float32 head.
         seed: makes the initial weights reproducible.
@@ -52,12 +57,16 @@ def create_model(
         logits (batch, classes). With it: uint8 images of any size → probabilities.
 
     Raises:
-        BadInputError: an unknown name, weights that do not fit, or no inference block.
+        BadInputError: an unknown name, weights that do not fit, no inference block, or `freeze` or
+            `reset_head` without weights.
     """
     from kerasnet import backend
+    from kerasnet.config import check_start, parts
 
+    check_start(weights, reset_head, freeze)
     backend.load()
     from kerasnet.build import build, feature_model
+    from kerasnet.build import freeze as freeze_parts
     from kerasnet.convert import load_weights
     from kerasnet.plan import plan_model
 
@@ -66,7 +75,11 @@ def create_model(
     if features is not False and preprocessing:
         raise BadInputError("`features` and `preprocessing` exclude each other")
     model = build(plan, policy=policy, seed=seed)
-    metadata = load_weights(model, weights) if weights else {}
+    metadata = load_weights(model, weights, reset_head=reset_head) if weights else {}
+    if reset_head:
+        # Its class names are those of the file's own head.
+        metadata.pop("inference", None)
+    freeze_parts(model, plan, parts(freeze))
     if features is not False:
         return feature_model(model, plan, features)
     if preprocessing is False:
@@ -152,9 +165,10 @@ def fit(
         rescale: with `resume`: the schedule spans the new number of epochs.
         registry: where the model is; the built-in one if not given.
         console: where progress goes; standard output if not given.
-        **options: `recipe`, `dataset`, `data_dir`, `seed`, `limit_train`, `weights`, and
-            `checkpoint_every` (`{"steps": N}` or `{"minutes": N}`), `keep_checkpoints`, `on_nan`,
-            `steps_per_execution`.
+        **options: `recipe`, `dataset`, `data_dir`, `seed`, `limit_train`, `weights`, `reset_head`
+            (True: the classifier begins anew), `freeze` (parts that are not trained, such as
+            `["stem", "stage1"]`), and `checkpoint_every` (`{"steps": N}` or `{"minutes": N}`),
+            `keep_checkpoints`, `on_nan`, `steps_per_execution`.
 
     Returns:
         The run; `run.summary()["test_accuracy"]` is its result.

@@ -45,6 +45,26 @@ def build(
     return keras.Model(tensors["input"], tensors[plan.output.name], name=plan.name)
 
 
+def freeze(model: keras.Model, plan: Plan, parts: Iterable[str]) -> None:
+    """Keep parts of a model from being trained: neither variables nor moving statistics change.
+
+    Their batch normalisation uses the moving statistics in training too; dropout still drops.
+
+    Args:
+        model: what `build` made of the plan.
+        plan: the plan.
+        parts: names of `plan.parts`.
+
+    Raises:
+        BadInputError: there is no such part, or nothing would be trained.
+    """
+    frozen = set(parts)
+    plan.trained_params(frozen)
+    for layer in plan.layers:
+        if layer.stage in frozen:
+            model.get_layer(layer.name).trainable = False
+
+
 def feature_model(
     model: keras.Model, plan: Plan, features: bool | Iterable[str] = True
 ) -> keras.Model:

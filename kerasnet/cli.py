@@ -252,6 +252,8 @@ def _input_shape(text: str | None, default: Sequence[int]) -> list[int]:
         "kerasnet fit resnet50 --dataset digits",
         "kerasnet fit resnet50 --recipe original --epochs 3",
         "kerasnet fit resnet20 --dataset photos/ --out runs/photos",
+        "kerasnet fit resnet20 --dataset photos/ --weights w.safetensors --reset-head "
+        "--freeze stem,stage1",
         "kerasnet fit --resume runs/photos --epochs 80",
     )
 )
@@ -294,6 +296,16 @@ def fit(
     ] = None,
     weights: Annotated[
         str | None, typer.Option(metavar="FILE", help="Start from these (.safetensors).")
+    ] = None,
+    reset_head: Annotated[
+        bool, typer.Option("--reset-head", help="With --weights: begin the classifier anew.")
+    ] = False,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PART,…",
+            help="With --weights: do not train stem, stage1, …, neck or head, as named.",
+        ),
     ] = None,
     config: Annotated[
         str | None, typer.Option(metavar="FILE", help="Repeat a run's config.yaml.")
@@ -346,6 +358,7 @@ def fit(
         "recipe": recipe, "dataset": dataset, "data_dir": data_dir, "epochs": epochs,
         "batch_size": batch_size, "learning_rate": learning_rate, "precision": precision,
         "seed": seed, "limit_train": limit_train, "weights": weights,
+        "reset_head": reset_head or None, "freeze": freeze or None,
         "checkpoint_every": _every(checkpoint_every), "keep_checkpoints": keep_checkpoints,
         "steps_per_execution": steps_per_execution, "deterministic": deterministic or None,
         "on_nan": on_nan,
@@ -475,8 +488,20 @@ def _say_start(console: Console, config: RunConfig, plan: Plan, folder: str) -> 
         f"recipe {config.recipe_name}: {recipe.epochs} epochs, batch {recipe.batch_size}, "
         f"{recipe.optimizer.type} {recipe.optimizer.learning_rate:g}, seed {config.seed}\n"
         f"precision {precision.resolved} ({precision.reason})\n"
-        f"run folder {folder}",
+        + _start_of(config, plan)
+        + f"run folder {folder}",
     )
+
+
+def _start_of(config: RunConfig, plan: Plan) -> str:
+    """Say which weights are not the seed's, and which are not trained."""
+    if not config.weights:
+        return ""
+    new = ", its classifier begun anew" if config.reset_head else ""
+    frozen = [part for part in plan.parts if part in config.freeze]
+    but = f" (not {', '.join(frozen)})" if frozen else ""
+    trained, total = plan.trained_params(frozen), plan.params["total"]
+    return f"starts from {config.weights}{new}\ntrains {trained:,} of {total:,} parameters{but}\n"
 
 
 def _say_result(console: Console, result: dict[str, Any]) -> None:

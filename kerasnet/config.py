@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -31,6 +31,8 @@ OPTION_PATHS = {
     "data_dir": "data.data_dir",
     "limit_train": "data.limit_train",
     "weights": "weights",
+    "reset_head": "reset_head",
+    "freeze": "freeze",
     "seed": "seed",
     "deterministic": "execution.deterministic",
     "steps_per_execution": "execution.steps_per_execution",
@@ -124,9 +126,11 @@ def new_run(
     requested = given.pop("precision", "auto")
     fields = [k for k in given if k in OPTION_PATHS and k not in _ARGUMENTS]
     overrides = {OPTION_PATHS[k]: given.pop(k) for k in fields}
-    return resolve(
+    config = resolve(
         model, registry=registry, precision_request=requested, overrides=overrides, **given
     )
+    check_start(config.weights, config.reset_head, config.freeze)
+    return config
 
 
 def repeated(config: schema.RunConfig, options: Mapping[str, Any]) -> schema.RunConfig:
@@ -144,12 +148,51 @@ def repeated(config: schema.RunConfig, options: Mapping[str, Any]) -> schema.Run
     clash = ", ".join(f"--{key}" for key in given if key not in OPTION_PATHS)
     if clash:
         raise BadInputError(f"--config fixes what {clash} would choose; give one of them")
-    return with_values(config, overrides | {OPTION_PATHS[k]: v for k, v in given.items()})
+    made = with_values(config, overrides | {OPTION_PATHS[k]: v for k, v in given.items()})
+    check_start(made.weights, made.reset_head, made.freeze)
+    return made
+
+
+def check_start(
+    weights: str | os.PathLike[str] | None, reset_head: bool, freeze: Iterable[str]
+) -> None:
+    """Refuse to keep from training what has learnt nothing.
+
+    Raises:
+        BadInputError: without weights there is nothing to freeze and no other head to reset, or
+            the head is both reset and frozen.
+    """
+    frozen = parts(freeze)
+    asked = ["--reset-head"] if reset_head else []
+    asked += [f"--freeze {','.join(frozen)}"] if frozen else []
+    if asked and not weights:
+        raise BadInputError(
+            f"{' and '.join(asked)}: a new model has learnt nothing yet. Name the file to start "
+            "from with --weights FILE"
+        )
+    if reset_head and "head" in frozen:
+        raise BadInputError(
+            "--reset-head and --freeze head: the classifier would keep its random first values; "
+            "leave one of them out"
+        )
+
+
+def parts(freeze: str | Iterable[str]) -> list[str]:
+    """Return the parts in one order, each once, of `stem,stage1` or several such texts."""
+    texts = [freeze] if isinstance(freeze, str) else freeze
+    return sorted({part.strip() for text in texts for part in str(text).split(",")})
 
 
 def _text(path: str | os.PathLike[str] | None) -> str | None:
     # Absolute, so that the configuration means the same from any folder.
     return None if path is None else os.path.abspath(os.path.expanduser(os.fspath(path)))
+
+
+def _stored(path: str, value: Any) -> Any:
+    """Return an option's value as a configuration holds it at a path."""
+    if path in _FILES:
+        return _text(value)
+    return parts(value) if path == "freeze" else value
 
 
 def check(config: schema.RunConfig, weights: bool = True) -> Plan:
@@ -172,8 +215,9 @@ def check(config: schema.RunConfig, weights: bool = True) -> Plan:
                 f"says {have}"
             )
     made = plan(config)
+    made.trained_params(config.freeze)
     if config.weights and weights:
-        check_weights(made, config.weights)
+        check_weights(made, config.weights, reset_head=config.reset_head)
     return made
 
 
@@ -196,7 +240,7 @@ def with_values(config: schema.RunConfig, values: Mapping[str, Any]) -> schema.R
         return config
     plain = config.model_dump(mode="json", by_alias=True)
     for path, value in values.items():
-        _set(plain, path, _text(value) if path in _FILES else value)
+        _set(plain, path, _stored(path, value))
     if "recipe.epochs" in values and "horizon" not in values:
         plain["horizon"] = values["recipe.epochs"]
     try:
@@ -251,7 +295,7 @@ def _check_same(option: str, value: Any, plain: dict[str, Any]) -> None:
     if option == "dataset" and plain["data"]["spec"]["source"]["type"] == "folder":
         same.append(plain["data"]["spec"]["source"]["name"])
         value = _text(value) if _text(value) in same else value
-    if (_text(value) if _FIXED[option] in _FILES else value) not in same:
+    if _stored(_FIXED[option], value) not in same:
         said = flag if value is True else f"{flag} {value}"
         raise BadInputError(
             f"{said} contradicts the run, which has {held} ({_FIXED[option]} in its "

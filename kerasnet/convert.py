@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     import keras
 
     from kerasnet.plan import Plan
+
+
+CLASSIFIER = "head_logits"
+_T = TypeVar("_T")
 
 
 def weight_variables(model: keras.Model) -> dict[str, Any]:
@@ -107,8 +111,15 @@ def _json(text: str) -> Any:
         return text  # other programs store plain text in the header
 
 
-def load_weights(model: keras.Model, file: str | os.PathLike[str]) -> dict[str, Any]:
+def load_weights(
+    model: keras.Model, file: str | os.PathLike[str], *, reset_head: bool = False
+) -> dict[str, Any]:
     """Set a model's weights from a file, all of them or none.
+
+    Args:
+        model: the model.
+        file: keyed `layer/variable`.
+        reset_head: leave the classifier as it is, and what the file has for it unread.
 
     Returns:
         The file's metadata.
@@ -118,8 +129,10 @@ def load_weights(model: keras.Model, file: str | os.PathLike[str]) -> dict[str, 
     """
     arrays, metadata = read_arrays(file)
     variables = weight_variables(model)
+    if reset_head:
+        arrays, variables = _headless(arrays), _headless(variables)
     expected = {key: tuple(variable.shape) for key, variable in variables.items()}
-    problems = mismatches({key: array.shape for key, array in arrays.items()}, expected)
+    problems = _misfits({key: array.shape for key, array in arrays.items()}, expected)
     problems += [
         f"{key}: has values that are not finite"
         for key, array in arrays.items()
@@ -131,7 +144,7 @@ def load_weights(model: keras.Model, file: str | os.PathLike[str]) -> dict[str, 
     return metadata
 
 
-def check_weights(plan: Plan, file: str | os.PathLike[str]) -> None:
+def check_weights(plan: Plan, file: str | os.PathLike[str], *, reset_head: bool = False) -> None:
     """Hold a weights file's names and shapes against a plan, without Keras.
 
     Raises:
@@ -139,7 +152,25 @@ def check_weights(plan: Plan, file: str | os.PathLike[str]) -> None:
     """
     with _opened(file) as opened:
         shapes = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
-    _refuse(mismatches(shapes, plan.variables()), file, plan.name)
+    expected = plan.variables()
+    if reset_head:
+        shapes, expected = _headless(shapes), _headless(expected)
+    _refuse(_misfits(shapes, expected), file, plan.name)
+
+
+def _headless(named: Mapping[str, _T]) -> dict[str, _T]:
+    """Return what does not belong to the classifier."""
+    return {key: value for key, value in named.items() if not key.startswith(f"{CLASSIFIER}/")}
+
+
+def _misfits(
+    received: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
+) -> list[str]:
+    """Return `mismatches`, and the way out where the classifier alone is another."""
+    problems = mismatches(received, expected)
+    if problems and not mismatches(_headless(received), _headless(expected)):
+        problems.append("all but the classifier fits: --reset-head begins it anew")
+    return problems
 
 
 def _refuse(problems: list[str], file: str | os.PathLike[str], model: str) -> None:

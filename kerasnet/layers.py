@@ -51,7 +51,10 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
             mean = variance = tf.constant([], tf.float32)
         else:
             mean, variance = self.moving_mean.value, self.moving_variance.value
-            mean = mean if bias is None else mean - bias
+            if bias is not None:
+                # Not with the mean, for which the operation has no gradient: the convolution may
+                # be trained where this layer is not.
+                offset = offset + bias * scale * tf.math.rsqrt(variance + self.epsilon)
         # Unlike tf.compat.v1.nn.fused_batch_norm, the raw operation leaves epsilon as it is.
         y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs, scale=scale, offset=offset, mean=mean, variance=variance,

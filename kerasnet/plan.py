@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
 from kerasnet import schema
 from kerasnet.document import DocPath, DocumentError, Problem, shown
-from kerasnet.errors import BadInputError
+from kerasnet.errors import BadInputError, did_you_mean
 
 Shape = tuple[int, ...]
 
@@ -88,6 +88,34 @@ class Plan:
         total = sum(layer.params for layer in self.layers)
         trainable = sum(layer.trainable_params for layer in self.layers)
         return {"trainable": trainable, "non_trainable": total - trainable, "total": total}
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """`stem`, `stage1`, `stage2`, …, `neck`, `head`: those that have layers, in order."""
+        return tuple(dict.fromkeys(layer.stage for layer in self.layers if layer.stage))
+
+    def trained_params(self, freeze: Iterable[str]) -> int:
+        """Return how many parameters are trained when some parts are not.
+
+        Args:
+            freeze: names of `parts`.
+
+        Raises:
+            BadInputError: there is no such part, or nothing would be trained.
+        """
+        frozen = set(freeze)
+        for part in sorted(frozen - set(self.parts)):
+            # Where no name is near, all of them are listed.
+            near = did_you_mean(part, self.parts)
+            known = f" Known: {', '.join(self.parts)}." if near.endswith("?") else ""
+            raise BadInputError(f"{self.name} has no part '{shown(part)}' to freeze. {near}{known}")
+        trained = sum(x.trainable_params for x in self.layers if x.stage not in frozen)
+        if frozen and not trained:
+            raise BadInputError(
+                f"freezing {', '.join(p for p in self.parts if p in frozen)} leaves nothing of "
+                f"{self.name} to train; leave out one of them, such as {self.parts[-1]}"
+            )
+        return trained
 
     @property
     def macs(self) -> int:

@@ -811,6 +811,14 @@ class Inference(Strict):
     temperature: Positive = 1.0
 
 
+# In one order, so that the same parts are the same configuration.
+Parts = Annotated[
+    list[Annotated[str, Field(max_length=100)]],
+    Field(max_length=MAX_STAGES + 3),
+    AfterValidator(lambda parts: sorted(set(parts))),
+]
+
+
 class RunConfig(Strict):
     """Everything a run needs: `config.yaml` in its folder."""
 
@@ -830,6 +838,10 @@ class RunConfig(Strict):
     execution: Execution = Field(default_factory=Execution)
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     weights: PathName | None = Field(None, description="file the first weights were read from")
+    reset_head: bool = Field(
+        False, description="the classifier begins with its seed's values, not the file's"
+    )
+    freeze: Parts = Field([], description="not trained: stem, stage1, stage2, …, neck, head")
     inference: Inference | None = Field(None, description="known once the data is read")
 
 

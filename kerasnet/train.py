@@ -17,7 +17,7 @@ from rich.console import Console
 
 from kerasnet import backend, precision, schema
 from kerasnet import data as datasets
-from kerasnet.build import build
+from kerasnet.build import build, freeze
 from kerasnet.checkpoint import (
     Arrays,
     Checkpoint,
@@ -81,14 +81,16 @@ def make_model(config: schema.RunConfig) -> keras.Model:
     """Build a run's model, with first weights from its seed or from its weights file.
 
     Raises:
-        BadInputError: the weights file does not fit the model.
+        BadInputError: the weights file does not fit the model, or there is nothing like what the
+            configuration freezes.
     """
+    plan = plan_of(config)
     model = build(
-        plan_of(config), layers=config.execution.layers, policy=config.precision.resolved,
-        seed=config.seed,
-    )  # fmt: skip
+        plan, layers=config.execution.layers, policy=config.precision.resolved, seed=config.seed
+    )
     if config.weights:
-        load_weights(model, config.weights)
+        load_weights(model, config.weights, reset_head=config.reset_head)
+    freeze(model, plan, config.freeze)
     return model
 
 
@@ -420,6 +422,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _summary(training: Training) -> dict[str, Any]:
     config, progress = training.config, training.progress
+    plan = plan_of(config)
     images, seconds = progress.steady_images, progress.steady_seconds
     return {
         "model": config.architecture.name,
@@ -437,7 +440,7 @@ def _summary(training: Training) -> dict[str, Any]:
         "first_step_seconds": progress.first_step_seconds,
         "seconds": time.monotonic() - training.began,
         "rollbacks": [rollback.model_dump() for rollback in progress.rollbacks],
-        "params": plan_of(config).params,
+        "params": {**plan.params, "trained": plan.trained_params(config.freeze)},
         "run": str(training.run.path),
     }
 
@@ -485,7 +488,8 @@ def evaluate(run: Run, *, data_dir: str | None = None, best: bool = False) -> di
     weights = run.best_weights if best else run.last_weights
     if not weights.is_file():
         raise BadInputError(f"{weights}: this run has no such weights yet")
-    config = config.model_copy(update={"weights": str(weights)})
+    # The head is the run's own by now.
+    config = config.model_copy(update={"weights": str(weights), "reset_head": False})
     source = datasets.load_dataset(
         config.data.name, spec=config.data.spec, data_dir=data_dir or config.data.data_dir,
         size=(config.input[0], config.input[1]),
