@@ -69,7 +69,7 @@ def generate(kind: str) -> dict[str, Any]:
     """
     if kind == "registry":
         return _registry()
-    cls: type[schema.Strict] = {"space": schema.Space, "config": schema.RunConfig}[kind]
+    cls: type[schema.Strict] = schema.Space if kind == "space" else schema.RunConfig
     definitions = _definitions([cls])
     root = definitions.pop(cls.__name__)
     return {"$schema": _Generator.schema_dialect, **root, "definitions": definitions}
