@@ -207,9 +207,85 @@ def summary(
         typer.echo(show_plan.layer_table(plan, depth))  # type: ignore[arg-type]
 
 
+@app.command(
+    epilog=_example(
+        "kerasnet diff resnet8 resnet20",
+        "kerasnet diff resnet20 runs/resnet20-digits-20260101-120000 --json",
+    )
+)
+def diff(
+    a: Annotated[
+        str,
+        typer.Argument(
+            metavar="A", help="A model, a block (of width 64), a run folder or config.yaml."
+        ),
+    ],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another.")],
+    input_size: Annotated[
+        str | None, typer.Option(metavar="N|HxW|HxWxC", help="Size of both input images.")
+    ] = None,
+    registry: RegistryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print what differs between two plans: totals, layers, wiring and options."""
+    from kerasnet.diff import compare, report
+
+    known = _registry(registry)
+    plans = [_compared_plan(known, name, input_size) for name in (a, b)]
+    found = compare(plans[0], plans[1], (a, b))
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        typer.echo(report(found))
+
+
+@app.command(epilog=_example("kerasnet schema --out kerasnet.schema.json", "kerasnet schema space"))
+def schema(
+    kind: Annotated[
+        str, typer.Argument(metavar="registry|space|config", help="Of which kind of file.")
+    ] = "registry",
+    out: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write it here, into a .json file.")
+    ] = None,
+) -> None:
+    """Print the JSON Schema of a file that kerasnet reads, for completion in editors."""
+    from pathlib import Path
+
+    from kerasnet.files import write_atomically
+    from kerasnet.json_schema import shipped_file
+
+    found = shipped_file(kind).read_bytes()
+    if out is None:
+        typer.echo(found, nl=False)
+        return
+    if not out.endswith(".json") or Path(out).is_dir():
+        # Whoever names a registry here would lose it.
+        raise BadInputError(f"--out takes a file whose name ends in .json, not '{out}'")
+    write_atomically(Path(out), found)
+    typer.echo(f"wrote {out}; a YAML file beside it says in its first line:\n"
+               f"# yaml-language-server: $schema={Path(out).name}")  # fmt: skip
+
+
+def _compared_plan(known: Registry, name: str, input_size: str | None) -> Plan:
+    """Return the plan of a model, a block, a run folder or a configuration file."""
+    from kerasnet.plan import plan_model
+
+    if name in known.models or name in known.blocks or not os.path.exists(name):
+        # Two blocks have layers of the same names, whatever they are called themselves.
+        return _plan(known, name, None, input_size, None, None, block_name="block")
+    # `config.read_config` would load NumPy, and hold the model against the run's own input.
+    from kerasnet.document import read, validate
+    from kerasnet.schema import RunConfig
+
+    file = os.path.join(name, "config.yaml") if os.path.isdir(name) else name
+    config = validate(RunConfig, read(file))
+    shape = _input_shape(input_size, config.input)
+    return plan_model(config.architecture, shape, config.classes)
+
+
 def _plan(
     known: Registry, name: str, classes: int | None, input_size: str | None,
-    width: int | None, stride: int | None,
+    width: int | None, stride: int | None, block_name: str | None = None,
 ) -> Plan:  # fmt: skip
     from kerasnet.plan import plan_block, plan_model
 
@@ -225,7 +301,7 @@ def _plan(
         raise BadInputError(f"--classes is for models; '{name}' is a block")
     return plan_block(
         known.blocks[name], _input_shape(input_size, [32, 32, 64]), width=width or 64,
-        stride=stride or 1, name=name, norms=known.norms,
+        stride=stride or 1, name=block_name or name, norms=known.norms,
     )  # fmt: skip
 
 

@@ -33,7 +33,7 @@ MAX_LAYERS = 200_000
 
 T = TypeVar("T", bound=schema.Strict)
 
-_SINGULAR = {
+SINGULAR = {
     "norms": "norm",
     "blocks": "block",
     "models": "model",
@@ -53,7 +53,7 @@ class Section(Mapping[str, T], Generic[T]):
         if name not in self._read:
             entries = self._registry.document.data[self._name]
             if name not in entries:
-                kind = _SINGULAR[self._name]
+                kind = SINGULAR[self._name]
                 raise BadInputError(f"there is no {kind} '{name}'. {did_you_mean(name, entries)}")
             self._read[name] = validate(self._cls, self._registry.document, (self._name, name))
         return self._read[name]
@@ -387,7 +387,7 @@ class _Resolver:
         known = {*self.own.data.get(section, {}), *(self.base.data[section] if self.base else {})}
         if not isinstance(parent, str) or parent not in known:
             hint = did_you_mean(str(parent), known - {name})
-            text = f"there is no {_SINGULAR[section]} '{shown(str(parent))}' to extend. {hint}"
+            text = f"there is no {SINGULAR[section]} '{shown(str(parent))}' to extend. {hint}"
             raise DocumentError([Problem(path, text, place)])
         if len(chain) + self._chains.get((section, parent), 0) > MAX_CHAIN:
             text = f"`extends` goes through more than {MAX_CHAIN} entries"

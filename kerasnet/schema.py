@@ -7,7 +7,8 @@ an error. Nothing here imports Keras.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -16,9 +17,12 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    GetJsonSchemaHandler,
     Tag,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 # Bounds that no useful network reaches, so that a document from a stranger cannot ask for the
 # machine's whole memory.
@@ -36,16 +40,14 @@ class Strict(BaseModel):
     """Base of every document class: immutable, no unknown keys, no silent conversions."""
 
     # Building the validators of fifty classes takes a tenth of a second; most commands need few.
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, populate_by_name=True, defer_build=True
-    )
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
 
 
 Channels = Annotated[int, Field(ge=1, le=MAX_CHANNELS)]
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
-Kernel = Annotated[int, Field(ge=1, le=64)]
-Stride = Annotated[int, Field(ge=1, le=64)]
-Padding = Annotated[int, Field(ge=0, le=64)]
+Kernel = Annotated[int, Field(ge=1, le=64, description="side of the window, in pixels")]
+Stride = Annotated[int, Field(ge=1, le=64, description="pixels from one window to the next")]
+Padding = Annotated[int, Field(ge=0, le=64, description="pixels added on every side")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -53,6 +55,19 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 # Below, both shapes of a float32 beta distribution's draws are 0; above, they are all one half.
 Alpha = Annotated[float, Field(ge=1e-3, le=1e3)]
 Shape = Annotated[list[Side], Field(min_length=3, max_length=3)]
+
+
+@dataclass(frozen=True)
+class WithPattern:
+    """Adds to the JSON Schema of a text what a check in Python says about it."""
+
+    pattern: str
+
+    def __get_pydantic_json_schema__(
+        self, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Return the text's schema with the pattern."""
+        return {**handler(core), "pattern": self.pattern}
 
 
 def _check_prose(value: str) -> str:
@@ -67,8 +82,14 @@ def _check_path(value: str) -> str:
     return value
 
 
-Prose = Annotated[str, Field(max_length=10_000), AfterValidator(_check_prose)]
-PathName = Annotated[str, AfterValidator(_check_path)]
+# The patterns are for editors; the checks after them say in words what is wrong, and know more.
+Prose = Annotated[
+    str,
+    Field(max_length=10_000, description="what it is, in a sentence"),
+    AfterValidator(_check_prose),
+    WithPattern(r"^[^\u0000-\u0008\u000b-\u001f\u007f-\u009f]*$"),
+]
+PathName = Annotated[str, AfterValidator(_check_path), WithPattern(r"^[^\u0000]*$")]
 Activation = Literal["none", "relu", "relu6", "gelu", "silu", "swish", "elu", "tanh", "sigmoid"]
 
 # ---------------------------------------------------------------------------- initialisers
@@ -77,21 +98,25 @@ Activation = Literal["none", "relu", "relu6", "gelu", "silu", "swish", "elu", "t
 class VarianceScaling(Strict):
     """`keras.initializers.VarianceScaling` (Glorot & Bengio 2010; He et al. 2015)."""
 
-    scale: Positive = 1.0
-    mode: Literal["fan_in", "fan_out", "fan_avg"] = "fan_in"
-    distribution: Literal["truncated_normal", "untruncated_normal", "uniform"] = "truncated_normal"
+    scale: Positive = Field(1.0, description="the variance is scale / fan")
+    mode: Literal["fan_in", "fan_out", "fan_avg"] = Field(
+        "fan_in", description="the fan: inputs of a weight, outputs, or the mean of both"
+    )
+    distribution: Literal["truncated_normal", "untruncated_normal", "uniform"] = Field(
+        "truncated_normal", description="what the weights are drawn from"
+    )
 
 
 class RandomNormal(Strict):
     """Normal values with mean zero."""
 
-    stddev: Positive
+    stddev: Positive = Field(description="standard deviation")
 
 
 class RandomUniform(Strict):
     """Uniform values in [-limit, limit)."""
 
-    limit: Positive
+    limit: Positive = Field(description="half the width of the interval")
 
 
 class VarianceScalingInit(Strict):
@@ -115,7 +140,7 @@ class UniformInit(Strict):
 class ConstantInit(Strict):
     """`{constant: value}`."""
 
-    constant: Finite
+    constant: Finite = Field(description="what every weight starts as")
 
 
 NamedInitializer = Literal[
@@ -154,6 +179,13 @@ Initializer = Annotated[
     | Annotated[ConstantInit, Tag("constant")],
     Discriminator(_initializer_tag),
 ]
+KernelInit = Annotated[
+    Initializer | None, Field(description="default: the architecture's `defaults.kernel_init`")
+]
+BiasInit = Annotated[
+    Initializer | None, Field(description="default: the architecture's `defaults.bias_init`")
+]
+Bias = Annotated[bool | None, Field(description="default: the architecture's `defaults.bias`")]
 
 # ---------------------------------------------------------------------------- norms and defaults
 
@@ -164,21 +196,21 @@ class Norm(Strict):
     `momentum` is Keras's: moving = momentum · moving + (1 - momentum) · batch.
     """
 
-    type: Literal["batch_norm"] = "batch_norm"
-    epsilon: Positive = 1e-3
-    momentum: Fraction = 0.99
-    center: bool = True
-    scale: bool = True
+    type: Literal["batch_norm"] = Field("batch_norm", description="kind of normalisation")
+    epsilon: Positive = Field(1e-3, description="added to the variance")
+    momentum: Fraction = Field(0.99, description="share of the old moving statistics that stays")
+    center: bool = Field(True, description="whether there is a learned offset, beta")
+    scale: bool = Field(True, description="whether there is a learned factor, gamma")
 
 
 class Defaults(Strict):
     """What the layers of an architecture use where they say nothing themselves."""
 
     norm: str = Field("bn", description="name of an entry in `norms`")
-    act: Activation = "relu"
+    act: Activation = Field("relu", description="activation of layers that name none")
     bias: bool = Field(True, description="whether convolutions and dense layers have a bias")
-    kernel_init: Initializer = "glorot_uniform"
-    bias_init: Initializer = "zeros"
+    kernel_init: Initializer = Field("glorot_uniform", description="first weights")
+    bias_init: Initializer = Field("zeros", description="first biases")
 
 
 # ---------------------------------------------------------------------------- single layers
@@ -187,14 +219,14 @@ class Defaults(Strict):
 class Conv(Strict):
     """A convolution of a stem, an `after` list, a neck or a head."""
 
-    filters: Channels
+    filters: Channels = Field(description="output channels")
     kernel: Kernel
     stride: Stride = 1
     padding: Padding | None = Field(None, description="default: (kernel - 1) / 2, odd kernels only")
-    groups: Channels = 1
-    bias: bool | None = None
-    kernel_init: Initializer | None = None
-    bias_init: Initializer | None = None
+    groups: Channels = Field(1, description="groups the channels are split into")
+    bias: Bias = None
+    kernel_init: KernelInit = None
+    bias_init: BiasInit = None
 
 
 class Pool(Strict):
@@ -208,26 +240,28 @@ class Pool(Strict):
 class Dense(Strict):
     """A fully connected layer; `units: classes` makes it the classifier."""
 
-    units: Channels | Literal["classes"]
-    bias: bool | None = None
-    kernel_init: Initializer | None = None
-    bias_init: Initializer | None = None
+    units: Channels | Literal["classes"] = Field(
+        description="outputs; `classes`: one for each class"
+    )
+    bias: Bias = None
+    kernel_init: KernelInit = None
+    bias_init: BiasInit = None
 
 
 class NormOp(Strict):
     """`norm`, or `norm: name`, or `norm: {name: ..., gamma_init: ...}`."""
 
     name: str | None = Field(None, description="default: the architecture's `defaults.norm`")
-    gamma_init: Initializer = "ones"
+    gamma_init: Initializer = Field("ones", description="first scale factors")
 
 
-def _short(key: str) -> BeforeValidator:
-    """Let `dense: 512` stand for `dense: {units: 512}` and the like."""
+def _short(key: str, accepted: Any) -> BeforeValidator:
+    """Let `dense: 512` stand for `dense: {units: 512}` and the like; `accepted` is either form."""
 
     def expand(value: Any) -> Any:
         return value if isinstance(value, dict | BaseModel) else {key: value}
 
-    return BeforeValidator(expand)
+    return BeforeValidator(expand, json_schema_input_type=accepted)
 
 
 class ConvStep(Strict):
@@ -239,43 +273,45 @@ class ConvStep(Strict):
 class NormStep(Strict):
     """`norm` or `norm: bn`."""
 
-    norm: Annotated[NormOp, _short("name")]
+    norm: Annotated[NormOp, _short("name", NormOp | str | None)]
 
 
 class ActStep(Strict):
     """`act` or `act: relu`."""
 
-    act: Activation | None = Field(None, description="default: the architecture's `defaults.act`")
+    act: Activation | None = Field(description="default: the architecture's `defaults.act`")
 
 
 class MaxPoolStep(Strict):
     """`max_pool: 2` or `max_pool: {size: 3, stride: 2, padding: 1}`."""
 
-    max_pool: Annotated[Pool, _short("size")]
+    max_pool: Annotated[Pool, _short("size", Pool | Kernel)]
 
 
 class AvgPoolStep(Strict):
     """`avg_pool: 2` or `avg_pool: {size: 2}`."""
 
-    avg_pool: Annotated[Pool, _short("size")]
+    avg_pool: Annotated[Pool, _short("size", Pool | Kernel)]
 
 
 class DenseStep(Strict):
     """`dense: classes` or `dense: {units: 512, bias: false}`."""
 
-    dense: Annotated[Dense, _short("units")]
+    dense: Annotated[Dense, _short("units", Dense | Channels | Literal["classes"])]
 
 
 class DropoutStep(Strict):
     """`dropout: 0.5`: the fraction set to zero (Srivastava et al. 2014)."""
 
-    dropout: Fraction
+    dropout: Fraction = Field(description="fraction set to zero")
 
 
 class BareStep(Strict):
     """A layer with nothing to say: `global_avg_pool`, `global_max_pool` or `flatten`."""
 
-    layer: Literal["global_avg_pool", "global_max_pool", "flatten"]
+    layer: Literal["global_avg_pool", "global_max_pool", "flatten"] = Field(
+        description="its name; the name alone does as well"
+    )
 
 
 _STEPS: dict[str, type[Strict]] = {
@@ -287,7 +323,8 @@ _STEPS: dict[str, type[Strict]] = {
     "dense": DenseStep,
     "dropout": DropoutStep,
 }
-_BARE = ("global_avg_pool", "global_max_pool", "flatten")
+_BareName = Literal["global_avg_pool", "global_max_pool", "flatten"]
+_BARE = get_args(_BareName)
 STEP_NAMES = (*_STEPS, *_BARE)
 
 
@@ -311,7 +348,7 @@ def _step_tag(value: Any) -> str | None:
     return None
 
 
-Step = Annotated[
+_WrittenStep = Annotated[
     Annotated[ConvStep, Tag("conv")]
     | Annotated[NormStep, Tag("norm")]
     | Annotated[ActStep, Tag("act")]
@@ -326,7 +363,12 @@ Step = Annotated[
         custom_error_message="expected one layer, written as a name or as one `name: {...}` pair; "
         "layers are " + ", ".join(STEP_NAMES),
     ),
-    BeforeValidator(_expand_step),
+]
+Step = Annotated[
+    _WrittenStep,
+    BeforeValidator(
+        _expand_step, json_schema_input_type=_WrittenStep | _BareName | Literal["norm", "act"]
+    ),
 ]
 Steps = Annotated[list[Step], Field(max_length=MAX_OPS)]
 
@@ -341,7 +383,9 @@ def _check_filters(value: int | str) -> int | str:
     return value
 
 
-Filters = Annotated[Channels | str, AfterValidator(_check_filters)]
+Filters = Annotated[
+    Channels | Annotated[str, WithPattern(f"^{_WIDTH.pattern}$")], AfterValidator(_check_filters)
+]
 
 
 def resolve_filters(filters: int | str, width: int) -> int:
@@ -357,15 +401,17 @@ class BlockConv(Strict):
     """One convolution of a block's branch, with the norm and activation that belong to it."""
 
     kernel: Kernel
-    filters: Filters = "width"
+    filters: Filters = Field(
+        "width", description="output channels: a number, `width` or `4 * width`"
+    )
     takes_stride: bool = Field(False, description="whether this one strides when the block does")
     padding: Padding | None = Field(None, description="default: (kernel - 1) / 2, odd kernels only")
-    groups: Channels = 1
-    bias: bool | None = None
+    groups: Channels = Field(1, description="groups the channels are split into")
+    bias: Bias = None
     norm: bool | str = Field(True, description="true: the default norm; false: none; or a name")
     act: Activation | None = Field(None, description="default: the architecture's `defaults.act`")
     dropout: Fraction | None = Field(None, description="before this convolution")
-    kernel_init: Initializer | None = None
+    kernel_init: KernelInit = None
     gamma_init: Initializer = Field("ones", description="`zeros`: Goyal et al. 2017, section 5.1")
 
 
@@ -377,13 +423,13 @@ class Projection(Strict):
         description="always; where stride or channels change, the input itself elsewhere; "
         "or in the first block of a stage",
     )
-    norm: bool | str = True
-    act: Activation = "none"
-    bias: bool | None = None
+    norm: bool | str = Field(True, description="true: the default norm; false: none; or a name")
+    act: Activation = Field("none", description="after the projection and its norm")
+    bias: Bias = None
     source: Literal["input", "preactivation"] = Field(
         "input", alias="from", description="what is projected"
     )
-    kernel_init: Initializer | None = None
+    kernel_init: KernelInit = None
 
 
 class ProjectShortcut(Strict):
@@ -411,9 +457,17 @@ class Block(Strict):
     )
     description: Prose = ""
     origin: Prose = Field("", description="paper and figure")
-    order: Literal["conv-norm-act", "norm-act-conv"] = "conv-norm-act"
-    convs: Annotated[list[BlockConv], Field(min_length=1, max_length=16)]
-    shortcut: Shortcut = "none"
+    order: Literal["conv-norm-act", "norm-act-conv"] = Field(
+        "conv-norm-act", description="of each convolution, its norm and its activation"
+    )
+    convs: Annotated[list[BlockConv], Field(min_length=1, max_length=16)] = Field(
+        description="the branch, from input to output"
+    )
+    shortcut: Shortcut = Field(
+        "none",
+        description="what is added to the branch: nothing, the input, the input with zero "
+        "channels around its own, or a projection of it",
+    )
     merge_act: Activation = Field("none", description="after branch and shortcut are added")
 
     @model_validator(mode="after")
@@ -431,21 +485,36 @@ class Block(Strict):
 class Stage(Strict):
     """Blocks of one width, one of which may stride, and the layers after them."""
 
-    block: str
-    width: Channels
-    repeats: Annotated[int, Field(ge=1, le=MAX_REPEATS)] = 1
-    stride: Stride = 1
-    strided_block: Literal["first", "last"] = "first"
-    after: Steps = []
+    block: str = Field(description="name of an entry in `blocks`")
+    width: Channels = Field(description="what `width` means in the block's filters")
+    repeats: Annotated[int, Field(ge=1, le=MAX_REPEATS)] = Field(1, description="blocks in a row")
+    stride: Stride = Field(1, description="of one of the blocks; the others have 1")
+    strided_block: Literal["first", "last"] = Field(
+        "first", description="which of the blocks has the stride"
+    )
+    after: Steps = Field([], description="layers after the blocks")
 
 
 class Expect(Strict):
     """What the plan must come to; checked by `kerasnet validate`."""
 
-    trainable: Annotated[int, Field(ge=0)] | None = None
-    non_trainable: Annotated[int, Field(ge=0)] | None = None
-    macs: Annotated[int, Field(ge=0)] | None = None
+    trainable: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="parameters that are trained"
+    )
+    non_trainable: Annotated[int, Field(ge=0)] | None = Field(None, description="moving statistics")
+    macs: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="multiply-accumulates an image"
+    )
     features: list[Shape] | None = Field(None, description="the stages' output shapes, in order")
+
+
+# What JSON Schema can say of "ends in `dense: classes`": that it is there.
+_UNITS = {"properties": {"units": {"const": "classes"}}, "required": ["units"], "type": "object"}
+_CLASSIFIER: dict[str, Any] = {
+    "properties": {"dense": {"anyOf": [{"const": "classes"}, _UNITS]}},
+    "required": ["dense"],
+    "type": "object",
+}
 
 
 class Model(Strict):
@@ -457,12 +526,17 @@ class Model(Strict):
     description: Prose = ""
     origin: Prose = Field("", description="paper and section")
     input: Shape = Field(description="height, width, channels")
-    classes: Channels = 10
+    classes: Channels = Field(10, description="outputs of the classifier")
     defaults: Defaults = Field(default_factory=Defaults)
-    stem: Steps = []
-    stages: Annotated[list[Stage], Field(min_length=1, max_length=MAX_STAGES)]
-    neck: Steps = []
-    head: Annotated[Steps, Field(min_length=1)]
+    stem: Steps = Field([], description="layers before the stages")
+    stages: Annotated[list[Stage], Field(min_length=1, max_length=MAX_STAGES)] = Field(
+        description="the body, in order"
+    )
+    neck: Steps = Field([], description="layers between the stages and the head")
+    head: Annotated[Steps, Field(min_length=1)] = Field(
+        description="the last layers; they end in `dense: classes`",
+        json_schema_extra={"contains": _CLASSIFIER},
+    )
     recipes: dict[str, str] = Field(
         {}, description="data set → recipe; `*` stands for every data set not named"
     )
@@ -488,20 +562,20 @@ def is_classifier(step: Any) -> bool:
 class Sgd(Strict):
     """Stochastic gradient descent with momentum (Sutskever et al. 2013)."""
 
-    type: Literal["sgd"]
-    learning_rate: Positive
-    momentum: Fraction = 0.9
-    nesterov: bool = True
+    type: Literal["sgd"] = Field(description="kind of optimiser")
+    learning_rate: Positive = Field(description="highest learning rate; the schedule lowers it")
+    momentum: Fraction = Field(0.9, description="share of the old velocity that stays")
+    nesterov: bool = Field(True, description="whether the gradient is taken a step ahead")
 
 
 class Adam(Strict):
     """Adam (Kingma & Ba 2015)."""
 
-    type: Literal["adam"]
-    learning_rate: Positive
-    beta_1: Fraction = 0.9
-    beta_2: Fraction = 0.999
-    epsilon: Positive = 1e-8
+    type: Literal["adam"] = Field(description="kind of optimiser")
+    learning_rate: Positive = Field(description="highest learning rate; the schedule lowers it")
+    beta_1: Fraction = Field(0.9, description="share of the old mean gradient that stays")
+    beta_2: Fraction = Field(0.999, description="share of the old mean squared gradient that stays")
+    epsilon: Positive = Field(1e-8, description="added to the divisor")
 
 
 Optimizer = Annotated[Sgd | Adam, Field(discriminator="type")]
@@ -510,7 +584,7 @@ Optimizer = Annotated[Sgd | Adam, Field(discriminator="type")]
 class WeightDecay(Strict):
     """Decoupled decay: w ← w - learning_rate · rate · w (Loshchilov & Hutter 2019)."""
 
-    rate: NonNegative
+    rate: NonNegative = Field(description="times the learning rate: what a step takes off a weight")
     on: Literal["kernels", "all"] = Field(
         "kernels", description="kernels: neither biases nor normalisation parameters"
     )
@@ -519,33 +593,36 @@ class WeightDecay(Strict):
 class Constant(Strict):
     """The optimiser's learning rate throughout."""
 
-    type: Literal["constant"] = "constant"
+    # Among the schedules the type is what tells them apart, so that only programs may leave it out.
+    model_config = ConfigDict(json_schema_extra={"required": ["type"]})
+
+    type: Literal["constant"] = Field("constant", description="kind of schedule")
 
 
 class StepSchedule(Strict):
     """The learning rate times `factor` after every `every` units."""
 
-    type: Literal["step"]
+    type: Literal["step"] = Field(description="kind of schedule")
     unit: Literal["epoch", "fraction"] = Field(description="fraction: of the horizon")
-    every: Positive
-    factor: Positive
+    every: Positive = Field(description="units from one change to the next")
+    factor: Positive = Field(description="what the learning rate is multiplied by")
 
 
 class CosineSchedule(Strict):
     """Linear warm-up, then half a cosine down to `final` (Loshchilov & Hutter 2017)."""
 
-    type: Literal["cosine"]
+    type: Literal["cosine"] = Field(description="kind of schedule")
     unit: Literal["epoch", "fraction"] = Field("fraction", description="of `warmup`")
-    warmup: NonNegative = 0.0
+    warmup: NonNegative = Field(0.0, description="how long the rate rises at first")
     final: NonNegative = Field(0.0, description="as a fraction of the learning rate")
 
 
 class OneCycleSchedule(Strict):
     """Up from `initial` to the learning rate, then down to `final`, linearly (Smith 2018)."""
 
-    type: Literal["one_cycle"]
+    type: Literal["one_cycle"] = Field(description="kind of schedule")
     unit: Literal["epoch", "fraction"] = Field("fraction", description="of `peak`")
-    peak: NonNegative = 0.25
+    peak: NonNegative = Field(0.25, description="when the highest rate is reached")
     initial: NonNegative = Field(0.04, description="as a fraction of the learning rate")
     final: NonNegative = Field(0.0, description="as a fraction of the learning rate")
 
@@ -558,14 +635,14 @@ Schedule = Annotated[
 class Crop(Strict):
     """Pad every side by `padding` pixels, then crop to the old size at a random place."""
 
-    padding: Annotated[int, Field(ge=1, le=64)]
-    mode: Literal["zeros", "reflect"] = "zeros"
+    padding: Annotated[int, Field(ge=1, le=64)] = Field(description="pixels added on every side")
+    mode: Literal["zeros", "reflect"] = Field("zeros", description="what the added pixels hold")
 
 
 class Cutout(Strict):
     """Set a random square to the data set's mean colour (DeVries & Taylor 2017)."""
 
-    size: Annotated[int, Field(ge=1, le=1024)]
+    size: Annotated[int, Field(ge=1, le=1024)] = Field(description="side of the square, in pixels")
 
 
 class RandAugment(Strict):
@@ -616,7 +693,9 @@ class Augment(Strict):
 class Ema(Strict):
     """Exponential moving average of the weights, used at the end (Polyak & Juditsky 1992)."""
 
-    decay: Annotated[float, Field(gt=0, lt=1)]
+    decay: Annotated[float, Field(gt=0, lt=1)] = Field(
+        description="share of the old average that stays at each step"
+    )
 
 
 class Recipe(Strict):
@@ -626,16 +705,24 @@ class Recipe(Strict):
         None, description="another recipe, whose fields this one starts from"
     )
     description: Prose = ""
-    epochs: Annotated[int, Field(ge=1, le=MAX_EPOCHS)]
-    batch_size: Annotated[int, Field(ge=1, le=MAX_BATCH)]
-    optimizer: Optimizer
-    schedule: Schedule = Field(default_factory=Constant)
+    epochs: Annotated[int, Field(ge=1, le=MAX_EPOCHS)] = Field(
+        description="passes over the training images"
+    )
+    batch_size: Annotated[int, Field(ge=1, le=MAX_BATCH)] = Field(description="images in a step")
+    optimizer: Optimizer = Field(description="how gradients become steps")
+    schedule: Schedule = Field(
+        default_factory=Constant, description="how the learning rate changes"
+    )
     weight_decay: WeightDecay | None = None
-    label_smoothing: Fraction = 0.0
+    label_smoothing: Fraction = Field(
+        0.0, description="share of each target that is spread over all classes"
+    )
     gradient_clip: Positive | None = Field(None, description="global norm (Pascanu et al. 2013)")
     ema: Ema | None = None
     augment: Augment = Field(default_factory=Augment)
-    validation_split: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    validation_split: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.1, description="share of the training images that is held back"
+    )
 
 
 # ---------------------------------------------------------------------------- data sets
@@ -644,24 +731,30 @@ class Recipe(Strict):
 class DatasetSource(Strict):
     """Where a data set comes from."""
 
-    type: Literal["tfds", "digits", "folder"]
+    type: Literal["tfds", "digits", "folder"] = Field(
+        description="tfds: tensorflow-datasets; digits: scikit-learn's; folder: one folder a class"
+    )
     name: PathName | None = Field(None, description="the data set's name in tensorflow-datasets")
 
 
 class Allowed(Strict):
     """The augmentations that leave a picture's class as it is."""
 
-    crop: bool = True
-    flip: bool = True
-    rand_augment: bool = True
-    cutout: bool = True
-    mixup: bool = True
-    cutmix: bool = True
+    crop: bool = Field(True, description="whether a recipe may crop")
+    flip: bool = Field(True, description="whether a recipe may mirror")
+    rand_augment: bool = Field(True, description="whether a recipe may use RandAugment")
+    cutout: bool = Field(True, description="whether a recipe may use cutout")
+    mixup: bool = Field(True, description="whether a recipe may use mixup")
+    cutmix: bool = Field(True, description="whether a recipe may use cutmix")
+
+
+_Archives = dict[str, Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None]
 
 
 def _without_checksums(archives: Any) -> Any:
     # Configurations of older runs list the names alone.
-    return dict.fromkeys(archives) if isinstance(archives, list) else archives
+    listed = isinstance(archives, list) and all(isinstance(name, str) for name in archives)
+    return dict.fromkeys(archives) if listed else archives
 
 
 class Dataset(Strict):
@@ -671,19 +764,23 @@ class Dataset(Strict):
         None, description="another data set, whose fields this one starts from"
     )
     description: Prose = ""
-    origin: Prose = ""
+    origin: Prose = Field("", description="paper")
     source: DatasetSource
     image: Shape | None = Field(None, description="height, width, channels; as stored if unset")
-    classes: Annotated[int, Field(ge=2, le=MAX_CHANNELS)] | None = None
-    class_names: list[str] | None = None
+    classes: Annotated[int, Field(ge=2, le=MAX_CHANNELS)] | None = Field(
+        None, description="how many; counted if unset"
+    )
+    class_names: list[str] | None = Field(None, description="in the order of the labels")
     mean: Annotated[list[Finite], Field(min_length=1, max_length=4)] | None = Field(
         None, description="per channel, of pixels scaled to [0, 1]; measured on train if unset"
     )
-    std: Annotated[list[Positive], Field(min_length=1, max_length=4)] | None = None
+    std: Annotated[list[Positive], Field(min_length=1, max_length=4)] | None = Field(
+        None, description="per channel, as `mean`"
+    )
     augment: Allowed = Field(default_factory=Allowed)
     archives: Annotated[
-        dict[str, Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None],
-        BeforeValidator(_without_checksums),
+        _Archives,
+        BeforeValidator(_without_checksums, json_schema_input_type=_Archives | list[str]),
     ] = Field({}, description="archive files that hold the same data: name and MD5, or null")
 
     @model_validator(mode="after")
@@ -723,10 +820,10 @@ PrecisionName = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 class Architecture(Strict):
     """A model with every block and norm it uses, so that it needs no registry."""
 
-    name: Name
+    name: Name = Field(description="of the model")
     model: Model
-    blocks: dict[str, Block]
-    norms: dict[str, Norm]
+    blocks: dict[str, Block] = Field(description="each block that a stage names")
+    norms: dict[str, Norm] = Field(description="each norm that the model or a block names")
 
     @model_validator(mode="after")
     def _complete(self) -> Architecture:
@@ -739,30 +836,36 @@ class Architecture(Strict):
 class DataConfig(Strict):
     """Which images a run reads."""
 
-    name: PathName
+    name: PathName = Field(description="of the data set, or its folder")
     spec: Dataset
-    data_dir: PathName | None = None
-    limit_train: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    data_dir: PathName | None = Field(
+        None, description="folder where the data are looked for first"
+    )
+    limit_train: Annotated[int, Field(ge=1, le=2**31)] | None = Field(
+        None, description="train on this many images only"
+    )
 
 
 class Precision(Strict):
     """The dtype policy asked for and the one used."""
 
-    requested: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
-    resolved: PrecisionName
-    reason: str = ""
+    requested: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
+        description="what was asked for"
+    )
+    resolved: PrecisionName = Field(description="the dtype policy in use")
+    reason: str = Field("", description="why this one")
 
 
 class EverySteps(Strict):
     """`{steps: 500}`."""
 
-    steps: Annotated[int, Field(ge=1)]
+    steps: Annotated[int, Field(ge=1)] = Field(description="steps from one checkpoint to the next")
 
 
 class EveryMinutes(Strict):
     """`{minutes: 5}`."""
 
-    minutes: Positive
+    minutes: Positive = Field(description="minutes from one checkpoint to the next")
 
 
 def _every_tag(value: Any) -> str:
@@ -779,12 +882,16 @@ Every = Annotated[
 class Execution(Strict):
     """How steps are run and kept."""
 
-    layers: Literal["stock", "fast"] = "stock"
-    jit_compile: bool = False
+    layers: Literal["stock", "fast"] = Field(
+        "stock", description="stock: Keras's own; fast: the same results, computed faster"
+    )
+    jit_compile: bool = Field(False, description="whether XLA compiles the step")
     steps_per_execution: Annotated[int, Field(ge=1, le=1000)] = Field(
         1, description="steps between two returns to Python; fewer where an epoch's steps need it"
     )
-    evaluation_batch_size: Annotated[int, Field(ge=1, le=MAX_BATCH)] = 500
+    evaluation_batch_size: Annotated[int, Field(ge=1, le=MAX_BATCH)] = Field(
+        500, description="images in a step that only measures"
+    )
     deterministic: bool = Field(False, description="the same bits on the same machine, slower")
     checkpoint_every: Every = Field(
         EveryMinutes(minutes=5.0), description="beside the one at the end of each epoch"
@@ -802,13 +909,13 @@ class Execution(Strict):
 class Inference(Strict):
     """How an image becomes the model's input, and an output a named class."""
 
-    mean: list[Finite]
-    std: list[Positive]
+    mean: list[Finite] = Field(description="per channel, of pixels scaled to [0, 1]")
+    std: list[Positive] = Field(description="per channel, as `mean`")
     resize: Annotated[list[Side], Field(min_length=2, max_length=2)] = Field(
         description="height, width"
     )
-    class_names: list[str]
-    temperature: Positive = 1.0
+    class_names: list[str] = Field(description="in the order of the outputs")
+    temperature: Positive = Field(1.0, description="what logits are divided by")
 
 
 # In one order, so that the same parts are the same configuration.
@@ -826,9 +933,9 @@ class RunConfig(Strict):
         description="version that wrote it"
     )
     architecture: Architecture
-    input: Shape
-    classes: Channels
-    recipe_name: Name
+    input: Shape = Field(description="height, width, channels")
+    classes: Channels = Field(description="outputs of the classifier")
+    recipe_name: Name = Field(description="of the recipe in the registry")
     recipe: Recipe
     horizon: Annotated[int, Field(ge=1, le=MAX_EPOCHS)] = Field(
         description="epochs the schedule spans"
@@ -836,7 +943,9 @@ class RunConfig(Strict):
     data: DataConfig
     precision: Precision
     execution: Execution = Field(default_factory=Execution)
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        0, description="of data order, augmentation, first weights and the validation split"
+    )
     weights: PathName | None = Field(None, description="file the first weights were read from")
     reset_head: bool = Field(
         False, description="the classifier begins with its seed's values, not the file's"
@@ -851,26 +960,28 @@ class RunConfig(Strict):
 class FloatRange(Strict):
     """A real number; `log: true` draws its logarithm uniformly."""
 
-    type: Literal["float"]
-    min: Finite
-    max: Finite
-    log: bool = False
+    type: Literal["float"] = Field(description="kind of range")
+    min: Finite = Field(description="lowest value")
+    max: Finite = Field(description="highest value")
+    log: bool = Field(False, description="whether the logarithm is drawn uniformly")
 
 
 class IntRange(Strict):
     """A whole number; `log: true` draws its logarithm uniformly."""
 
-    type: Literal["int"]
-    min: int
-    max: int
-    log: bool = False
+    type: Literal["int"] = Field(description="kind of range")
+    min: int = Field(description="lowest value")
+    max: int = Field(description="highest value")
+    log: bool = Field(False, description="whether the logarithm is drawn uniformly")
 
 
 class Choice(Strict):
     """One of several values."""
 
-    type: Literal["choice"]
-    values: Annotated[list[bool | int | float | str], Field(min_length=1, max_length=MAX_VALUES)]
+    type: Literal["choice"] = Field(description="kind of range")
+    values: Annotated[
+        list[bool | int | float | str], Field(min_length=1, max_length=MAX_VALUES)
+    ] = Field(description="what is chosen from")
 
 
 Distribution = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]
@@ -880,7 +991,9 @@ class Space(Strict):
     """A search space: fields of a recipe or model, by path, and how each is drawn."""
 
     description: Prose = ""
-    parameters: Annotated[dict[str, Distribution], Field(min_length=1, max_length=64)]
+    parameters: Annotated[dict[str, Distribution], Field(min_length=1, max_length=64)] = Field(
+        description="fields by path, such as `recipe.optimizer.learning_rate`"
+    )
 
     @model_validator(mode="after")
     def _ranges(self) -> Space:

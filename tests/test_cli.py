@@ -12,6 +12,8 @@ from commands import run_cli as run
 from commands import run_lightly
 
 from kerasnet.cli import main
+from kerasnet.config import resolve
+from kerasnet.document import to_yaml
 from kerasnet.plan import plan_model
 from kerasnet.registry import load_registry
 
@@ -30,6 +32,9 @@ LIGHT = [
     ["summary", "resnet50", "--json"],
     ["summary", "vgg16", "--explain"],
     ["summary", "bottleneck_sum"],
+    ["schema"],
+    ["diff", "resnet50", "vgg16"],
+    ["diff", "resnet8", "CONFIG"],
 ]
 
 
@@ -37,12 +42,16 @@ LIGHT = [
 def test_light_commands_load_neither_tensorflow_nor_keras(arguments, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("models: {mine: {extends: resnet8, classes: 3}}\n")
-    words = [str(file) if word == "REGISTRY" else word for word in arguments]
+    config = tmp_path / "config.yaml"
+    config.write_text(to_yaml(resolve("resnet8", dataset="digits")))
+    files = {"REGISTRY": str(file), "CONFIG": str(config)}
+    words = [files.get(word, word) for word in arguments]
     assert run_lightly(*words).strip()
 
 
 @pytest.mark.parametrize(
-    "command", ["list", "show", "validate", "summary", "fit", "evaluate", "tune"]
+    "command",
+    ["list", "show", "validate", "summary", "diff", "schema", "fit", "evaluate", "tune"],
 )
 def test_every_help_shows_an_example(command, capsys):
     code, out, _ = run(capsys, command, "--help")

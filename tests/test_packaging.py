@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from kerasnet.json_schema import KINDS
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -22,12 +24,13 @@ def wheel(tmp_path_factory):
     return file
 
 
-def test_the_wheel_holds_registry_spaces_and_templates(wheel):
+def test_the_wheel_holds_registry_spaces_schemas_and_templates(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     spaces = {f"kerasnet/_data/tuning/{p.name}" for p in (ROOT / "tuning").glob("*.yaml")}
     assert spaces
     assert spaces <= names
     assert {"kerasnet/_data/registry.yaml", "kerasnet/templates/report.html.j2"} <= names
+    assert {f"kerasnet/schemas/{kind}.schema.json" for kind in KINDS} <= names
     top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"kerasnet"}
 
