@@ -670,7 +670,7 @@ HUGE = b"\x8a\x06" + (2**40).to_bytes(6, "little")
         (array_of(b"K\0\x85", b"b"), "test_batch"),
         (b"\x80\x02}(K\x01K\x02u.", "a key is no text"),
         (b"\x80\x02}(U\x01xu.", "not a CIFAR batch"),
-        (b"\x80\x02cnumpy\ndtype\n}b.", "it changes what is no array"),
+        (b"\x80\x02cnumpy\ndtype\n}b.", "it changes what is no object"),
         (b"\x80\x02cnumpy\nndarray\n)R.", "it calls what no CIFAR batch needs"),
         (b"\x80\x02c_codecs\nencode\n(X\x01\0\0\0xK\x01K\x01tR.", "it calls what no CIFAR"),
         (b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"x.", "not a CIFAR batch"),
