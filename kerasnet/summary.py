@@ -159,8 +159,11 @@ def _explain_layer(layer: Layer, inputs: list[tuple[int, ...]]) -> str:
         return f"{' · '.join(map(str, before))} = {after[0]} numbers in a row"
     if layer.type == "Dense":
         return f"every output from every input; {before[0]} → {after[0]}"
+    if layer.type == "Rescaling":
+        return f"every value times {layer.options['scale']}"
     if layer.type == "ZeroPadding2D":
-        return f"zero channels added; {format_shape(before)} → {format_shape(after)}"
+        added = "channels" if before[:2] == after[:2] else "rows and columns on each side"
+        return f"zero {added} added; {format_shape(before)} → {format_shape(after)}"
     return ""
 
 
