@@ -24,7 +24,7 @@ from pydantic import (
 # machine's whole memory.
 MAX_CHANNELS = 65_536
 MAX_SIDE = 4_096
-MAX_REPEATS = 1_000
+MAX_REPEATS = 5_000
 MAX_STAGES = 100
 MAX_OPS = 100
 MAX_BATCH = 65_536
@@ -272,6 +272,21 @@ class DropoutStep(Strict):
     dropout: Fraction
 
 
+class ZeroPadStep(Strict):
+    """`zero_pad: 1`: rows and columns of zeros on each of the four sides.
+
+    Before a `max_pool`, unlike the pool's own `padding`, the zeros take part in the maximum.
+    """
+
+    zero_pad: Annotated[int, Field(ge=1, le=64)]
+
+
+class ScaleStep(Strict):
+    """`scale: 0.125`: every value times a constant."""
+
+    scale: Positive
+
+
 class BareStep(Strict):
     """A layer with nothing to say: `global_avg_pool`, `global_max_pool` or `flatten`."""
 
@@ -286,6 +301,8 @@ _STEPS: dict[str, type[Strict]] = {
     "avg_pool": AvgPoolStep,
     "dense": DenseStep,
     "dropout": DropoutStep,
+    "zero_pad": ZeroPadStep,
+    "scale": ScaleStep,
 }
 _BARE = ("global_avg_pool", "global_max_pool", "flatten")
 STEP_NAMES = (*_STEPS, *_BARE)
@@ -319,6 +336,8 @@ Step = Annotated[
     | Annotated[AvgPoolStep, Tag("avg_pool")]
     | Annotated[DenseStep, Tag("dense")]
     | Annotated[DropoutStep, Tag("dropout")]
+    | Annotated[ZeroPadStep, Tag("zero_pad")]
+    | Annotated[ScaleStep, Tag("scale")]
     | Annotated[BareStep, Tag("layer")],
     Discriminator(
         _step_tag,
@@ -375,7 +394,8 @@ class Projection(Strict):
     when: Literal["always", "change", "first"] = Field(
         "change",
         description="always; where stride or channels change, the input itself elsewhere; "
-        "or in the first block of a stage",
+        "or in the first block of a stage, where another block that strides takes every "
+        "stride-th pixel of its input",
     )
     norm: bool | str = True
     act: Activation = "none"
@@ -448,6 +468,14 @@ class Expect(Strict):
     features: list[Shape] | None = Field(None, description="the stages' output shapes, in order")
 
 
+class Published(Strict):
+    """What others report for this architecture; not measured here."""
+
+    dataset: Name
+    top1: Annotated[float, Field(gt=0, le=100)] = Field(description="test accuracy in percent")
+    source: Prose = Field(description="paper and table, or program")
+
+
 class Model(Strict):
     """An architecture: a stem, stages, an optional neck, and a head."""
 
@@ -467,6 +495,7 @@ class Model(Strict):
         {}, description="data set → recipe; `*` stands for every data set not named"
     )
     expect: Expect | None = None
+    published: Published | None = None
 
     @model_validator(mode="after")
     def _one_classifier(self) -> Model:
