@@ -247,10 +247,8 @@ class Writer:
         if last != "width" or self.rarely(2):
             convs[-1]["filters"] = last
         self.group(convs, stage)
-        simple = all("groups" not in c and c.get("padding", 0) * 2 + 1 == c["kernel"]
-                     or "padding" not in c for c in convs)  # fmt: skip
         anywhere = kind == "project" and shortcut["project"].get("when") != "first"
-        if simple and anywhere and not any("groups" in c for c in convs):
+        if anywhere and all(map(elastic, convs)):
             self.elastic.append(stage["block"])
         return block
 
@@ -384,6 +382,12 @@ class Writer:
 def resolved(conv: dict[str, Any], width: int) -> int:
     """Return how many filters a block's convolution has."""
     return schema.resolve_filters(conv.get("filters", "width"), width)
+
+
+def elastic(conv: dict[str, Any]) -> bool:
+    """Whether a convolution takes any channels and, at stride 1, keeps any image's size."""
+    half = (conv["kernel"] - 1) / 2
+    return "groups" not in conv and conv.get("padding", half) == half
 
 
 @st.composite

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
 from agreement import assert_is_plan, assign, difference, random_weights
@@ -108,12 +106,11 @@ def test_what_does_not_fit_together_is_a_document_error(number):
     def check(document: dict[str, Any]) -> None:
         try:
             made = planned(document)
-        except DocumentError as error:
-            assert all(p.text and p.path[0] in schema.SECTIONS for p in error.problems)
+        except DocumentError:
             came["error"] += 1
-        else:
-            assert all(n > 0 for layer in made.layers for n in layer.output_shape)
-            came["plan"] += 1
+            return
+        came["plan"] += 1
+        assert all(n > 0 for layer in made.layers for n in layer.output_shape)
 
     each(changed_registries(), number, check)
     print(f"\n{dict(came)}")
