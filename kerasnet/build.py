@@ -31,16 +31,23 @@ def build(
         plan: what to build.
         layers: `stock` uses Keras's own layers only, so that its `.keras` file loads without
             kerasnet; `fast` computes the same with the same variables and names.
-        policy: dtype policy of every layer but the float32 head.
+        policy: dtype policy of every layer but the float32 head; `float64`, of stock layers only,
+            holds for input and head too.
         seed: makes the initial weights and dropout reproducible. Each variable's values depend on
             the seed and the variable's name only, so that changing one layer leaves the others'.
 
     Returns:
         A functional model: float32 (batch, height, width, channels) → float32 (batch, classes).
+
+    Raises:
+        BadInputError: fast layers were asked for in float64, which their operations lack.
     """
     import keras
 
-    tensors = {"input": keras.Input(plan.input_shape, name="input")}
+    if policy == "float64" and layers == "fast":
+        raise BadInputError("fast layers have no float64; use layers='stock'")
+    dtype = "float64" if policy == "float64" else "float32"
+    tensors = {"input": keras.Input(plan.input_shape, name="input", dtype=dtype)}
     apply(plan.layers[1:], tensors, layers=layers, policy=policy, seed=seed)
     return keras.Model(tensors["input"], tensors[plan.output.name], name=plan.name)
 

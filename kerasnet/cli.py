@@ -85,24 +85,34 @@ def _example(*lines: str) -> str:
 # ---------------------------------------------------------------------------- light commands
 
 
-@app.command("list", epilog=_example("kerasnet list 'resnet*'"))
+@app.command(
+    "list", epilog=_example("kerasnet list 'resnet*'", "kerasnet list --sort macs --reverse")
+)
 def list_(
     pattern: Annotated[str, typer.Argument(metavar="GLOB", help="Such as 'resnet*'.")] = "*",
+    sort: Annotated[
+        str | None,
+        typer.Option(metavar="name|params|macs", help="[default: the registry's order]"),
+    ] = None,
+    reverse: Annotated[bool, typer.Option("--reverse", help="Last first.")] = False,
     registry: RegistryOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the models with their parameters, MACs, input and origin."""
+    """List the models with parameters, MACs, input, published test accuracy and origin."""
     from kerasnet.plan import plan_model
     from kerasnet.summary import model_facts, model_table
 
+    if sort not in (None, "name", "params", "macs"):
+        raise BadInputError(f"--sort takes name, params or macs, not '{sort}'")
     known = _registry(registry)
     names = known.list_models(pattern)
     if not names:
         raise BadInputError(f"no model matches '{pattern}'. {did_you_mean(pattern, known.models)}")
-    facts = [
-        model_facts(plan_model(known.architecture(name)), known.models[name].origin)
-        for name in names
-    ]
+    facts = [model_facts(plan_model(known.architecture(n)), known.models[n]) for n in names]
+    if sort:
+        facts.sort(key=lambda row: row[sort])
+    if reverse:
+        facts.reverse()
     if as_json:
         _print_json(facts)
     else:

@@ -187,7 +187,8 @@ def subsampled(x: Any, strides: tuple[int, int]) -> Any:
 
 def _overlap(side: int, shift: int) -> slice:
     """Return which of `side` places still lie inside when moved back by `shift`."""
-    return slice(max(0, shift), min(side, side + shift))
+    # Under a large kernel all may lie outside; a negative end would count from the far side.
+    return slice(max(0, shift), max(0, min(side, side + shift)))
 
 
 @functools.cache
@@ -234,8 +235,7 @@ def tap_convolution(x: Any, kernel: Any) -> Any:
 
     Args:
         x: (batch, height, width, channels).
-        kernel: (size, size, channels, filters); size odd and not larger than twice the image's
-            shorter side.
+        kernel: (size, size, channels, filters); size odd.
 
     Returns:
         (batch, height, width, filters).

@@ -21,13 +21,14 @@ Shape = tuple[int, ...]
 
 # Figures that no useful small network reaches. In float32 a layer's parameters take 1 GB at most, a
 # model's 2 GB, one activation of one image 256 MB, and all its activations 8 GB.
-MAX_LAYERS = 10_000
+MAX_LAYERS = 50_000
 MAX_LAYER_PARAMS = 2**28
 MAX_PARAMS = 2**29
 MAX_ACTIVATION = 2**26
 MAX_ACTIVATIONS = 2**31
 
 _NON_NEGATIVE = {"relu", "relu6", "sigmoid"}
+_KEEPS_SIGN = {"MaxPooling2D", "AveragePooling2D", "Dropout", "ZeroPadding2D", "Rescaling"}
 
 
 @dataclass(frozen=True)
@@ -338,9 +339,19 @@ class _Tracer:
 
     def _non_negative(self, x: str) -> bool:
         layer = self.layers[x]
-        while layer.type in ("MaxPooling2D", "AveragePooling2D", "Dropout"):
+        while layer.type in _KEEPS_SIGN:
             layer = self.layers[layer.inputs[0]]
         return layer.options.get("activation") in _NON_NEGATIVE
+
+    def zero_pad(self, name: str, x: str, amount: int) -> str:
+        height, width, channels = self._spatial(name, "padding", x)
+        shape = (height + 2 * amount, width + 2 * amount, channels)
+        # A padded shortcut's layer has the same type: its padding is of width and channels.
+        options = {"padding": [[amount, amount]] * 2, "data_format": "channels_last"}
+        return self.add(name, "ZeroPadding2D", (x,), shape, options=options)
+
+    def scale(self, name: str, x: str, factor: float) -> str:
+        return self.add(name, "Rescaling", (x,), self.shape(x), options={"scale": factor})
 
     def bare(self, name: str, x: str, kind: str) -> str:
         height, width, channels = self._spatial(name, kind, x)
@@ -398,6 +409,8 @@ _ROLES = {
     "flatten": "flatten",
     "dense": "dense",
     "dropout": "dropout",
+    "zero_pad": "pad",
+    "scale": "scale",
 }
 
 
@@ -440,6 +453,8 @@ def _trace_step(t: _Tracer, name: str, step: Any, x: str, classes: int) -> str:
         "dense": lambda: t.dense(name, x, classes if value.units == "classes" else value.units,
                                  value),
         "dropout": lambda: t.dropout(name, x, value),
+        "zero_pad": lambda: t.zero_pad(name, x, value),
+        "scale": lambda: t.scale(name, x, value),
     }  # fmt: skip
     return trace.get(kind, lambda: t.bare(name, x, kind))()
 
@@ -525,7 +540,7 @@ def _trace_shortcut(
     assert isinstance(block.shortcut, schema.ProjectShortcut)
     project = block.shortcut.project
     if not {"always": True, "change": changes, "first": first}[project.when]:
-        return x
+        return _every_pixel(t, prefix, x, stride)
     source = preactivation if project.source == "preactivation" else x
     norm = _norm_name(project.norm)
     y = t.conv(
@@ -536,13 +551,17 @@ def _trace_shortcut(
     return t.act(f"{prefix}_shortcut_act", y, project.act)
 
 
+def _every_pixel(t: _Tracer, prefix: str, x: str, stride: int) -> str:
+    """Trace a shortcut that takes every stride-th pixel, or its input at stride 1."""
+    return x if stride == 1 else t.pool(f"{prefix}_shortcut_pool", x, "max", 1, stride)
+
+
 def _trace_padded(t: _Tracer, prefix: str, x: str, channels: int, stride: int) -> str:
     """Trace option A of He et al. 2015, section 3.3: take every stride-th pixel, add zero channels.
 
     The new channels are split evenly before and after the old ones.
     """
-    if stride > 1:
-        x = t.pool(f"{prefix}_shortcut_pool", x, "max", 1, stride)
+    x = _every_pixel(t, prefix, x, stride)
     height, width, old = t.shape(x)
     extra = channels - old
     if extra < 0:
@@ -608,8 +627,9 @@ def most_layers(architecture: schema.Architecture) -> int:
     model = architecture.model
     total = 1 + len(model.stem) + len(model.neck) + len(model.head)
     for stage in model.stages:
-        # Dropout, convolution, norm and activation; the shortcut's three, the sum and what follows.
-        block = 4 * len(architecture.blocks[stage.block].convs) + 5
+        convs = architecture.blocks[stage.block].convs
+        # Convolution, norm and activation; the shortcut's three, the sum and what follows.
+        block = 3 * len(convs) + sum(conv.dropout is not None for conv in convs) + 5
         total += stage.repeats * block + len(stage.after)
     return total
 

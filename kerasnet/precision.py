@@ -21,9 +21,9 @@ def layer_policy(layer: Layer, policy: str) -> str:
     """Return the dtype policy of one layer under a run's policy.
 
     The classification head computes in float32: logits in 8 or 11 bits of mantissa cost accuracy
-    in the softmax (Micikevicius et al. 2018, section 3).
+    in the softmax (Micikevicius et al. 2018, section 3). Under `float64` it does not.
     """
-    return "float32" if layer.name.endswith("_logits") else policy
+    return "float32" if layer.name.endswith("_logits") and policy != "float64" else policy
 
 
 def resolve(requested: str) -> schema.Precision:

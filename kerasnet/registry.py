@@ -373,8 +373,9 @@ class _Resolver:
             text = f"`extends` repeats more than {MAX_VALUES:,} keys and values of this file"
             path = (section, name, "extends")
             raise DocumentError([Problem(path, text, self.own.place(path))])
-        # What a parent is expected to come to says nothing about its child.
-        kept = {k: v for k, v in merged.items() if k not in ("extends", "expect")}
+        # What a parent comes to, in size or in accuracy, says nothing about its child.
+        own_only = ("extends", "expect", "published")
+        kept = {k: v for k, v in merged.items() if k not in own_only}
         own_fields = {k: v for k, v in entry.items() if k != "extends"}
         return merge(kept, own_fields), {**merged_places, **places}
 

@@ -28,7 +28,7 @@ from pydantic_core import CoreSchema
 # machine's whole memory.
 MAX_CHANNELS = 65_536
 MAX_SIDE = 4_096
-MAX_REPEATS = 1_000
+MAX_REPEATS = 5_000
 MAX_STAGES = 100
 MAX_OPS = 100
 MAX_BATCH = 65_536
@@ -306,6 +306,21 @@ class DropoutStep(Strict):
     dropout: Fraction = Field(description="fraction set to zero")
 
 
+class ZeroPadStep(Strict):
+    """`zero_pad: 1`: rows and columns of zeros on each of the four sides.
+
+    Before a `max_pool`, unlike the pool's own `padding`, the zeros take part in the maximum.
+    """
+
+    zero_pad: Annotated[int, Field(ge=1, le=64)] = Field(description="of them on each side")
+
+
+class ScaleStep(Strict):
+    """`scale: 0.125`: every value times a constant."""
+
+    scale: Positive = Field(description="the constant")
+
+
 class BareStep(Strict):
     """A layer with nothing to say: `global_avg_pool`, `global_max_pool` or `flatten`."""
 
@@ -322,6 +337,8 @@ _STEPS: dict[str, type[Strict]] = {
     "avg_pool": AvgPoolStep,
     "dense": DenseStep,
     "dropout": DropoutStep,
+    "zero_pad": ZeroPadStep,
+    "scale": ScaleStep,
 }
 _BareName = Literal["global_avg_pool", "global_max_pool", "flatten"]
 _BARE = get_args(_BareName)
@@ -356,6 +373,8 @@ _WrittenStep = Annotated[
     | Annotated[AvgPoolStep, Tag("avg_pool")]
     | Annotated[DenseStep, Tag("dense")]
     | Annotated[DropoutStep, Tag("dropout")]
+    | Annotated[ZeroPadStep, Tag("zero_pad")]
+    | Annotated[ScaleStep, Tag("scale")]
     | Annotated[BareStep, Tag("layer")],
     Discriminator(
         _step_tag,
@@ -421,7 +440,8 @@ class Projection(Strict):
     when: Literal["always", "change", "first"] = Field(
         "change",
         description="always; where stride or channels change, the input itself elsewhere; "
-        "or in the first block of a stage",
+        "or in the first block of a stage, where another block that strides takes every "
+        "stride-th pixel of its input",
     )
     norm: bool | str = Field(True, description="true: the default norm; false: none; or a name")
     act: Activation = Field("none", description="after the projection and its norm")
@@ -517,6 +537,14 @@ _CLASSIFIER: dict[str, Any] = {
 }
 
 
+class Published(Strict):
+    """What others report for this architecture; not measured here."""
+
+    dataset: Name = Field(description="the data set's name, in the registry or elsewhere")
+    top1: Annotated[float, Field(gt=0, le=100)] = Field(description="test accuracy in percent")
+    source: Prose = Field(description="paper and table, or program")
+
+
 class Model(Strict):
     """An architecture: a stem, stages, an optional neck, and a head."""
 
@@ -541,6 +569,9 @@ class Model(Strict):
         {}, description="data set → recipe; `*` stands for every data set not named"
     )
     expect: Expect | None = None
+    published: Published | None = Field(
+        None, description="what others report for this architecture"
+    )
 
     @model_validator(mode="after")
     def _one_classifier(self) -> Model:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
+from kerasnet import schema
 from kerasnet.plan import Layer, Plan, format_shape, millions
 
 Depth = Literal["stage", "block", "layer"]
@@ -159,8 +160,11 @@ def _explain_layer(layer: Layer, inputs: list[tuple[int, ...]]) -> str:
         return f"{' · '.join(map(str, before))} = {after[0]} numbers in a row"
     if layer.type == "Dense":
         return f"every output from every input; {before[0]} → {after[0]}"
+    if layer.type == "Rescaling":
+        return f"every value times {layer.options['scale']}"
     if layer.type == "ZeroPadding2D":
-        return f"zero channels added; {format_shape(before)} → {format_shape(after)}"
+        added = "channels" if before[:2] == after[:2] else "rows and columns on each side"
+        return f"zero {added} added; {format_shape(before)} → {format_shape(after)}"
     return ""
 
 
@@ -172,27 +176,35 @@ def _formula(n: int, layer: Layer) -> str:
 # ---------------------------------------------------------------------------- registries
 
 
-def model_facts(plan: Plan, origin: str) -> dict[str, Any]:
+def model_facts(plan: Plan, model: schema.Model) -> dict[str, Any]:
     """Return a model's row of `kerasnet list --json`."""
+    published = model.published
     return {
         "name": plan.name,
         "params": plan.params["total"],
         "macs": plan.macs,
         "input": list(plan.input_shape),
-        "origin": origin,
+        "origin": model.origin,
+        "published": None if published is None else published.model_dump(mode="json"),
     }
 
 
 def model_table(facts: Iterable[dict[str, Any]]) -> str:
-    """Return the table of `kerasnet list`."""
+    """Return the table of `kerasnet list`; published test accuracies are in percent."""
     rows = [
         (
             f["name"],
             millions(f["params"]),
             millions(f["macs"]),
             format_shape(f["input"]),
+            _published(f["published"]),
             f["origin"],
         )
         for f in facts
     ]
-    return table(("model", "params", "MACs", "input", "origin"), rows, ("params", "MACs"))
+    header = ("model", "params", "MACs", "input", "published", "origin")
+    return table(header, rows, ("params", "MACs"))
+
+
+def _published(found: dict[str, Any] | None) -> str:
+    return f"{found['top1']:.2f} % {found['dataset']}" if found else ""

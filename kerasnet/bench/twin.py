@@ -61,14 +61,29 @@ class TwinModel(nn.Module):  # type: ignore[misc]
 
 
 class _Pad(nn.Module):  # type: ignore[misc]
-    """Pads channels with zeros on both sides."""
+    """Pads with zeros: height and width, or, for Keras with channels first, width and channels."""
 
-    def __init__(self, before: int, after: int) -> None:
+    def __init__(self, padding: list[list[int]], data_format: str) -> None:
         super().__init__()
-        self.widths = (0, 0, 0, 0, before, after)
+        first, second = padding
+        on_channels = data_format == "channels_first"
+        # PyTorch counts axes from the last: width, height, channels.
+        sides = (first, [0, 0], second) if on_channels else (second, first)
+        self.widths = tuple(amount for side in sides for amount in side)
 
     def forward(self, x: Any) -> Any:
         return nn.functional.pad(x, self.widths)
+
+
+class _Scale(nn.Module):  # type: ignore[misc]
+    """Multiplies by a constant."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Any) -> Any:
+        return x * self.factor
 
 
 def _module(layer: Layer, plan: Plan) -> nn.Module:
@@ -89,7 +104,8 @@ def _module(layer: Layer, plan: Plan) -> nn.Module:
         "GlobalMaxPooling2D": lambda: nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten()),
         "Flatten": nn.Flatten,
         "Dense": lambda: nn.Linear(channels, out, bias=options["use_bias"]),
-        "ZeroPadding2D": lambda: _Pad(*options["padding"][1]),
+        "ZeroPadding2D": lambda: _Pad(options["padding"], options["data_format"]),
+        "Rescaling": lambda: _Scale(options["scale"]),
         "Add": nn.Identity,
     }
     return makers[layer.type]()
@@ -159,7 +175,7 @@ def _flat_order(layer: Layer, plan: Plan) -> Any:
             height, width, channels = plan.layer(layer.inputs[0]).output_shape
             places = np.arange(height * width * channels).reshape(height, width, channels)
             return places.transpose(2, 0, 1).ravel()
-        if layer.type not in ("Dropout", "Activation", "BatchNormalization"):
+        if layer.type not in ("Dropout", "Activation", "BatchNormalization", "Rescaling"):
             return None
     return None
 
