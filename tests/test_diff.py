@@ -131,7 +131,7 @@ def test_a_run_is_compared_by_its_configuration(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["resnet8", "vgg61"], "Did you mean 'vgg16'?"),
+        (["resnet8", "wrn16_5"], "Did you mean 'wrn16_4'?"),
         (["resnet8", "."], "config.yaml: cannot be read"),
         (["resnet8", "resnet20", "--input-size", "x"], "--input-size takes"),
         (["resnet8", "vgg16", "--input-size", "8"], "goes to zero"),
