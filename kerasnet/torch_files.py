@@ -13,7 +13,6 @@ import io
 import math
 import os
 import struct
-import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -70,7 +69,7 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _DAMAGE = (
     *DAMAGE,
     *(OSError, EOFError, RuntimeError, OverflowError, struct.error),
-    *(zipfile.BadZipFile, tarfile.TarError, zlib.error),
+    *(zipfile.BadZipFile, zlib.error),
 )
 
 
@@ -127,7 +126,7 @@ class _Reader(Reader):
 
     def set(self, target: Any, key: Any, value: Any) -> None:
         if isinstance(target, dict):
-            target[key if is_key(key) else _OddKey()] = value
+            target[key if _is_key(key) else _OddKey()] = value
 
     def change(self, target: Any, state: Any) -> None:
         if isinstance(target, Made):
@@ -179,7 +178,7 @@ class _Reader(Reader):
 
     def _persistent(self, told: Any) -> Any:
         match told:
-            case ("storage", Name(kind), key, _, int(count), *view) if is_key(key):
+            case ("storage", Name(kind), key, _, int(count), *view) if _is_key(key):
                 if any(view):
                     raise _RefusedError(
                         "a storage in it is a view of another, as very old versions of PyTorch "
@@ -195,7 +194,7 @@ def _text(function: Any) -> str:
     return function.text if isinstance(function, Name) else type(function).__name__
 
 
-def is_key(key: Any) -> bool:
+def _is_key(key: Any) -> bool:
     """Return whether a state dict may have this key: a short printable text."""
     return isinstance(key, str) and 0 < len(key) <= MAX_KEY and key.isprintable()
 
@@ -426,7 +425,7 @@ class _Legacy:
         self._file = file
         self._places: dict[str, tuple[int, int]] = {}
         for key in keys:
-            if not is_key(key):  # hashing anything else may go too deep
+            if not _is_key(key):  # hashing anything else may go too deep
                 raise ValueError("a storage's key is no text")
             storage = storages[key]
             file.seek(start)
@@ -655,7 +654,7 @@ def write_state_dict(arrays: Mapping[str, Array], file: str | os.PathLike[str]) 
     """
     steps = [b"\x80\x02", _EMPTY_ORDERED, b"("]
     for number, (key, array) in enumerate(arrays.items()):
-        if not is_key(key):
+        if not _is_key(key):
             raise BadInputError(
                 f"{file}: {_shown(key)!r}: expected keys that are printable texts of at most "
                 f"{MAX_KEY} characters"
