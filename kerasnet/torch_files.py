@@ -13,7 +13,6 @@ import io
 import math
 import os
 import struct
-import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -70,7 +69,7 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _DAMAGE = (
     *DAMAGE,
     *(OSError, EOFError, RuntimeError, OverflowError, struct.error),
-    *(zipfile.BadZipFile, tarfile.TarError, zlib.error),
+    *(zipfile.BadZipFile, zlib.error),
 )
 
 
@@ -127,7 +126,7 @@ class _Reader(Reader):
 
     def set(self, target: Any, key: Any, value: Any) -> None:
         if isinstance(target, dict):
-            target[key if is_key(key) else _OddKey()] = value
+            target[key if _is_key(key) else _OddKey()] = value
 
     def change(self, target: Any, state: Any) -> None:
         if isinstance(target, Made):
@@ -179,7 +178,7 @@ class _Reader(Reader):
 
     def _persistent(self, told: Any) -> Any:
         match told:
-            case ("storage", Name(kind), key, _, int(count), *view) if is_key(key):
+            case ("storage", Name(kind), key, _, int(count), *view) if _is_key(key):
                 if any(view):
                     raise _RefusedError(
                         "a storage in it is a view of another, as very old versions of PyTorch "
@@ -195,7 +194,7 @@ def _text(function: Any) -> str:
     return function.text if isinstance(function, Name) else type(function).__name__
 
 
-def is_key(key: Any) -> bool:
+def _is_key(key: Any) -> bool:
     """Return whether a state dict may have this key: a short printable text."""
     return isinstance(key, str) and 0 < len(key) <= MAX_KEY and key.isprintable()
 
@@ -426,7 +425,7 @@ class _Legacy:
         self._file = file
         self._places: dict[str, tuple[int, int]] = {}
         for key in keys:
-            if not is_key(key):  # hashing anything else may go too deep
+            if not _is_key(key):  # hashing anything else may go too deep
                 raise ValueError("a storage's key is no text")
             storage = storages[key]
             file.seek(start)
@@ -515,33 +514,38 @@ def _read_legacy(file: _File, size: int) -> tuple[Any, _Store]:
     return found, _Legacy(file, size, {}, [], 0)  # refused for what it is
 
 
+def _tensor_dtype(tensor: Any) -> np.dtype[Any]:
+    if not isinstance(tensor, _Tensor) or tensor.lazy:
+        kind = "lazily conjugated or negated" if isinstance(tensor, _Tensor) else _kind(tensor)
+        raise _RefusedError(f"expected a plain dense tensor, received a {kind} one")
+    if tensor.dtype is None:
+        dtype = _storage_dtype(tensor.storage)
+        if dtype is None:
+            raise ValueError("its dtype is not told")
+        return dtype
+    name = tensor.dtype.removeprefix("torch ")
+    if name not in (*_UNTYPED, *_STORAGES.values()):
+        raise _RefusedError(f"has the unknown dtype {_shown(name)}")
+    return _dtype(name)
+
+
 def _layout(tensor: Any, store: _Store) -> tuple[np.dtype[Any], int]:
     """Hold what a pickle says of a tensor against its storage.
 
     Returns:
         Its dtype, and how many bytes its values take.
     """
-    if not isinstance(tensor, _Tensor) or tensor.lazy:
-        kind = "lazily conjugated or negated" if isinstance(tensor, _Tensor) else _kind(tensor)
-        raise ValueError(f"expected a plain dense tensor, received a {kind} one")
-    dtype = _storage_dtype(tensor.storage)
-    if tensor.dtype is not None:
-        name = tensor.dtype.removeprefix("torch ")
-        if name not in (*_UNTYPED, *_STORAGES.values()):
-            raise ValueError(f"has the unknown dtype {_shown(name)}")
-        dtype = _dtype(name)
+    dtype = _tensor_dtype(tensor)
     shape, strides = tensor.shape, tensor.strides
     if not (type(shape) is type(strides) is tuple and len(shape) == len(strides)):
         raise ValueError("its shape and strides do not belong together")
-    if dtype is None or len(shape) > MAX_DIMENSIONS:
-        raise ValueError(f"it has no dtype, or more than {MAX_DIMENSIONS} dimensions")
+    if len(shape) > MAX_DIMENSIONS:
+        raise ValueError(f"it has more than {MAX_DIMENSIONS} dimensions")
     numbers = (tensor.offset, tensor.storage.count, *shape, *strides)
     if not all(type(number) is int and 0 <= number < MAX_DIMENSION for number in numbers):
         raise ValueError("its shape, strides and offset are not all whole numbers from zero")
-    expected, received = (
-        tensor.storage.count * _item_bytes(tensor.storage),
-        store.size(tensor.storage),
-    )
+    expected = tensor.storage.count * _item_bytes(tensor.storage)
+    received = store.size(tensor.storage)
     if expected != received:
         raise ValueError(f"expected a storage of {expected:,} bytes, received {received:,}")
     count = math.prod(shape)
@@ -558,8 +562,10 @@ def _arrays(tensors: dict[str, Any], store: _Store, file_size: int) -> dict[str,
     for key, tensor in tensors.items():
         try:
             dtypes[key], size = _layout(tensor, store)
+        except _RefusedError as error:
+            raise _RefusedError(f"{key}: {error}") from error
         except DAMAGE as error:
-            raise _RefusedError(f"{_shown(key)}: {_shown(error)}; save it anew: {SAVE}") from error
+            raise ValueError(f"{key}: {error}") from error
         if tensor.storage.key not in by_storage:
             size = max(size, store.size(tensor.storage))
         total += size
@@ -648,7 +654,7 @@ def write_state_dict(arrays: Mapping[str, Array], file: str | os.PathLike[str]) 
     """
     steps = [b"\x80\x02", _EMPTY_ORDERED, b"("]
     for number, (key, array) in enumerate(arrays.items()):
-        if not is_key(key):
+        if not _is_key(key):
             raise BadInputError(
                 f"{file}: {_shown(key)!r}: expected keys that are printable texts of at most "
                 f"{MAX_KEY} characters"
