@@ -8,10 +8,12 @@ from pathlib import Path
 import jsonschema
 import pytest
 from commands import run_cli as run
+from test_mutations import damaged, seeds
 
 from kerasnet import json_schema, schema
 from kerasnet.config import resolve, validated
 from kerasnet.document import Document, DocumentError, parse, read, to_yaml, validate
+from kerasnet.errors import BadInputError
 from kerasnet.registry import load_registry, overlay
 
 ROOT = Path(__file__).parents[1]
@@ -269,6 +271,25 @@ def test_wrong_configurations_are_refused_by_schema_and_reader(path, value):
     with pytest.raises(DocumentError):
         validated(document)
     assert faults("config", document) != []
+
+
+def test_no_damaged_document_is_refused_by_the_schema_alone():
+    texts, read_well = seeds(), 0
+    for seed in range(150):
+        try:
+            document = parse(damaged(str(seed), texts), "mine.yaml")
+            kind = kind_of(document)
+            READERS[kind](document)
+        except BadInputError:
+            continue
+        read_well += 1
+        assert faults(kind, document) == [], f"damaged('{seed}')"
+    assert read_well > 10
+
+
+def kind_of(document: Document) -> str:
+    keys = {"parameters": "space", "architecture": "config"}
+    return next((kind for key, kind in keys.items() if key in document.data), "registry")
 
 
 # ---------------------------------------------------------------------------- the command

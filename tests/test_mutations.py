@@ -442,6 +442,9 @@ def light_lines(made: dict[str, str]) -> list[list[str]]:
         summary bottleneck_sum --input-size 8x8x64 --width 64 --stride 2
         validate {made["mine.yaml"]}
         validate {made["config.yaml"]} --json
+        diff resnet8 resnet20 --input-size 48x64x3
+        diff basic {made["config.yaml"]} --json
+        schema space
     """
     return [line.split() for line in text.strip().splitlines()]
 
