@@ -67,12 +67,21 @@ class Layer:
 
 @dataclass(frozen=True)
 class Plan:
-    """A network as a flat list of layers in the order they are computed."""
+    """A network as a flat list of layers in the order they are computed.
+
+    Attributes:
+        name: the model's, or the block's.
+        input_shape: (height, width, channels).
+        layers: the input first, the output last.
+        features: the layers that give the stages' outputs.
+        keys: how PyTorch's files name its weights, by the style's name.
+    """
 
     name: str
     input_shape: Shape
     layers: tuple[Layer, ...]
     features: tuple[str, ...] = ()
+    keys: Mapping[str, schema.KeyStyle] = field(default_factory=dict)
 
     @cached_property
     def _by_name(self) -> dict[str, Layer]:
@@ -619,7 +628,9 @@ def plan_model(
     x = _trace_steps(t, "neck", model.neck, x, classes, (*base, "neck"))
     t.stage = "head"
     _trace_steps(t, "head", model.head, x, classes, (*base, "head"))
-    return Plan(architecture.name, shape, tuple(t.layers.values()), tuple(features))
+    return Plan(
+        architecture.name, shape, tuple(t.layers.values()), tuple(features), architecture.keys
+    )
 
 
 def most_layers(architecture: schema.Architecture) -> int:

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from kerasnet import __version__, schema
+from kerasnet import __version__, keys, schema
 from kerasnet.document import (
     MAX_PROBLEMS,
     MAX_VALUES,
@@ -24,6 +24,9 @@ from kerasnet.document import (
 )
 from kerasnet.errors import BadInputError, EnvironmentFaultError, did_you_mean
 from kerasnet.files import cache_folder, shipped, write_atomically
+
+if TYPE_CHECKING:
+    from kerasnet.plan import Plan
 
 # Entries that may extend one another in a row, entries of a section, and layers of all models of a
 # registry: without an end to each, checking a small file could take hours.
@@ -39,6 +42,7 @@ SINGULAR = {
     "models": "model",
     "recipes": "recipe",
     "datasets": "data set",
+    "key_styles": "key style",
 }
 
 
@@ -69,7 +73,7 @@ class Section(Mapping[str, T], Generic[T]):
 
 
 class Registry:
-    """Blocks, models, recipes and data sets by name, `extends` resolved."""
+    """Blocks, models, recipes, data sets and key styles by name, `extends` resolved."""
 
     def __init__(self, document: Document) -> None:
         self.document = document
@@ -78,6 +82,7 @@ class Registry:
         self.models = Section(self, "models", schema.Model)
         self.recipes = Section(self, "recipes", schema.Recipe)
         self.datasets = Section(self, "datasets", schema.Dataset)
+        self.key_styles = Section(self, "key_styles", schema.KeyStyle)
 
     def list_models(self, pattern: str = "*") -> list[str]:
         """Return the names of the models that match a shell pattern, in the registry's order."""
@@ -99,7 +104,8 @@ class Registry:
         used = {norm for _, norm in _norms_of_model(model)}
         used |= {norm for block in blocks.values() for _, norm in _norms_of_block(block)}
         norms = {norm: self.norms[norm] for norm in sorted(used) if norm != "none"}
-        return schema.Architecture(name=name, model=model, blocks=blocks, norms=norms)
+        styles = {style: self.key_styles[style] for style in model.keys}
+        return schema.Architecture(name=name, model=model, blocks=blocks, norms=norms, keys=styles)
 
     def recipe_for(self, model: str, dataset: str) -> str:
         """Return the name of the recipe a model uses on a data set.
@@ -134,13 +140,17 @@ class Registry:
         return sorted(found, key=lambda p: (p.place is None, p.place or ()))
 
     def _problems(self) -> Iterator[Problem]:
-        sections: list[Section[Any]] = [self.norms, self.blocks, self.recipes, self.datasets]
+        sections: list[Section[Any]] = [
+            *(self.norms, self.blocks, self.recipes, self.datasets, self.key_styles)
+        ]
         for section in sections:
             for name in section:
                 try:
                     section[name]
                 except DocumentError as error:
                     yield from error.problems
+        for name in self.key_styles:
+            yield from self._dead_rules(name)
         for name in self.blocks:
             yield from self._dangling_norms(name)
         too_many = self._too_many_layers()
@@ -189,12 +199,32 @@ class Registry:
             plan = plan_model(self.architecture(name))
             expected = check_expectations(self.models[name], plan)
             path = ("models", name, "expect")
-            return [Problem(path, text, self.document.place(path)) for text in expected]
+            found = [Problem(path, text, self.document.place(path)) for text in expected]
+            return found + list(self._unmapped(plan))
         except DocumentError as error:
             return [
                 Problem(p.path, p.text, p.place or self.document.place(p.path))
                 for p in error.problems
             ]
+
+    def _dead_rules(self, style: str) -> list[Problem]:
+        """Return each rule of a key style that can never match."""
+        try:
+            dead = list(keys.dead_rules(self.key_styles[style]))
+        except DocumentError:
+            return []  # told already
+        paths = [("key_styles", style, "rules", rule) for rule, _ in dead]
+        return [
+            Problem(path, text, self.document.place(path))
+            for path, (_, text) in zip(paths, dead, strict=True)
+        ]
+
+    def _unmapped(self, plan: Plan) -> Iterator[Problem]:
+        """Yield what keeps a model's key styles from holding all of its weights."""
+        for i, (style, spec) in enumerate(plan.keys.items()):
+            path = ("models", plan.name, "keys", i)
+            for text in keys.slots(plan, spec).problems[:MAX_PROBLEMS]:
+                yield Problem(path, f"key style '{style}' {text}", self.document.place(path))
 
     def _dangling(self, name: str, model: schema.Model) -> Iterator[Problem]:
         """Yield each reference of a model to something that is not in the registry."""
@@ -209,6 +239,9 @@ class Registry:
                 yield self._missing(path, "recipe", recipe, self.recipes)
             if dataset != "*" and dataset not in self.datasets:
                 yield self._missing(path, "data set", dataset, self.datasets)
+        for i, style in enumerate(model.keys):
+            if style not in self.key_styles:
+                yield self._missing((*base, "keys", i), "key style", style, self.key_styles)
         yield from self._missing_norms(base, _norms_of_model(model))
 
 

@@ -19,10 +19,14 @@ from pydantic import (
     Field,
     GetJsonSchemaHandler,
     Tag,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
-from pydantic.json_schema import JsonSchemaValue
+from pydantic.json_schema import JsonSchemaValue, SkipJsonSchema
 from pydantic_core import CoreSchema
+
+from kerasnet.keys import check_template, pattern
 
 # Bounds that no useful network reaches, so that a document from a stranger cannot ask for the
 # machine's whole memory.
@@ -568,6 +572,9 @@ class Model(Strict):
     recipes: dict[str, str] = Field(
         {}, description="data set → recipe; `*` stands for every data set not named"
     )
+    keys: Annotated[list[str], Field(max_length=5)] = Field(
+        [], description="key styles of PyTorch's files of this architecture; the first is written"
+    )
     expect: Expect | None = None
     published: Published | None = Field(
         None, description="what others report for this architecture"
@@ -828,6 +835,57 @@ class Dataset(Strict):
         return self
 
 
+# ---------------------------------------------------------------------------- key styles
+
+
+class KeyRule(Strict):
+    """What the module of a layer is called in a PyTorch file, in the language of `keys`."""
+
+    layer: SkipJsonSchema[str] = Field("", exclude=True, repr=False)
+    key: Annotated[str, Field(max_length=200)] = Field(
+        description="module, such as layer{s}.{b-1}.conv{i}"
+    )
+    strided: Annotated[str, Field(max_length=200)] | None = Field(
+        None, description="module where the layer's block strides"
+    )
+    as_conv: bool = Field(
+        False, description="a dense layer's kernel is a convolution's: out, channels, height, width"
+    )
+
+    @field_validator("key", "strided")
+    @classmethod
+    def _known_places(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None:
+            pattern(info.data.get("layer", ""))
+            check_template(value, info.data.get("layer", ""))
+        return value
+
+
+def _expand_rules(value: Any) -> Any:
+    """Tell each rule its layer, and let `stem_conv: conv1` stand for `stem_conv: {key: conv1}`."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        layer: rule
+        if isinstance(rule, KeyRule) or (isinstance(rule, dict) and "layer" in rule)
+        else {"layer": layer, **(rule if isinstance(rule, dict) else {"key": rule})}
+        for layer, rule in value.items()
+    }
+
+
+class KeyStyle(Strict):
+    """How PyTorch's files of some program name a network's weights."""
+
+    extends: str | None = Field(
+        None, description="another key style, whose fields this one starts from"
+    )
+    description: Prose = ""
+    origin: Prose = Field("", description="the program")
+    rules: Annotated[
+        dict[str, KeyRule], Field(min_length=1, max_length=32), BeforeValidator(_expand_rules)
+    ] = Field(description="layer → module; of those that match, the first counts")
+
+
 # ---------------------------------------------------------------------------- the registry
 
 
@@ -841,6 +899,7 @@ SECTIONS: dict[str, type[Strict]] = {
     "models": Model,
     "recipes": Recipe,
     "datasets": Dataset,
+    "key_styles": KeyStyle,
 }
 
 # ---------------------------------------------------------------------------- runs
@@ -855,12 +914,16 @@ class Architecture(Strict):
     model: Model
     blocks: dict[str, Block] = Field(description="each block that a stage names")
     norms: dict[str, Norm] = Field(description="each norm that the model or a block names")
+    keys: dict[str, KeyStyle] = Field({}, description="the key styles that the model names")
 
     @model_validator(mode="after")
     def _complete(self) -> Architecture:
         unknown = {stage.block for stage in self.model.stages} - set(self.blocks)
         if unknown:
             raise ValueError(f"`blocks` lacks {', '.join(sorted(unknown))}, which a stage names")
+        unknown = set(self.model.keys) - set(self.keys)
+        if unknown:
+            raise ValueError(f"`keys` lacks {', '.join(sorted(unknown))}, which the model names")
         return self
 
 

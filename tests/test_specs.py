@@ -86,7 +86,7 @@ def assert_models_are_plan(made: Plan) -> float:
     return difference(fast, stock)
 
 
-@examples(35, 3000)
+@examples(20, 1000)
 def test_a_valid_architecture_is_built_as_planned(number, record_property):
     apart = []
 
@@ -99,7 +99,7 @@ def test_a_valid_architecture_is_built_as_planned(number, record_property):
     print(f"\n{len(apart)} architectures; stock and fast differ by {max(apart):.1e} at most")
 
 
-@examples(300, 10_000)
+@examples(100, 3000)
 def test_what_does_not_fit_together_is_a_document_error(number):
     came = Counter[str]()
 
@@ -117,7 +117,7 @@ def test_what_does_not_fit_together_is_a_document_error(number):
     assert min(came["plan"], came["error"]) > number / 10
 
 
-@examples(10, 1000)
+@examples(8, 500)
 def test_what_fits_together_by_chance_is_built_as_planned(number):
     def check(document: dict[str, Any]) -> None:
         try:
@@ -129,7 +129,7 @@ def test_what_fits_together_by_chance_is_built_as_planned(number):
     each(changed_registries(), number, check)
 
 
-@examples(60, 3000)
+@examples(25, 1000)
 def test_an_architecture_is_read_back_as_it_was_written(number):
     def check(document: dict[str, Any]) -> None:
         written = architecture(document)
@@ -147,7 +147,7 @@ def test_an_architecture_is_read_back_as_it_was_written(number):
     each(registries(), number, check)
 
 
-@examples(20, 500)
+@examples(8, 200)
 def test_a_users_file_means_the_same_with_and_without_extends(number, tmp_path):
     def check(documents: tuple[dict[str, Any], dict[str, Any]]) -> None:
         plain, extending = documents
@@ -209,7 +209,7 @@ def assert_steps_agree(document: dict[str, Any]) -> None:
         assert np.linalg.norm(b - a) <= allowed
 
 
-@examples(10, 1000)
+@examples(8, 500)
 def test_one_training_step_of_stock_and_fast_agrees(number):
     each(registries(), number, assert_steps_agree)
 
@@ -246,7 +246,7 @@ def test_a_valid_architecture_gives_what_it_gives_in_pytorch(record_property):
 # ---------------------------------------------------------------------------- what is broken
 
 
-@examples(70, 3000)
+@examples(40, 1000)
 def test_a_mistake_is_told_with_its_place(number, tmp_path, capsys):
     kinds = Counter[str]()
 

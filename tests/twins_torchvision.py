@@ -103,12 +103,12 @@ class Vgg16Bn(nn.Module):
     """Thirteen 3×3 convolutions in five groups, then three dense layers.
 
     Args:
-        side: of the square images, a multiple of 32; torchvision's weights are for 224.
+        sides: height and width, multiples of 32; torchvision's weights are for 224×224.
         classes: outputs.
         hidden: units of the two hidden dense layers, 4096 in the paper.
     """
 
-    def __init__(self, side: int, classes: int, hidden: int = 4096) -> None:
+    def __init__(self, sides: tuple[int, int], classes: int, hidden: int = 4096) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         channels = 3
@@ -121,14 +121,14 @@ class Vgg16Bn(nn.Module):
         self.features = nn.Sequential(*layers)
         # The numbers between are activations and dropout, which have no weights.
         dense = {
-            "0": nn.Linear(channels * (side // 32) ** 2, hidden),
+            "0": nn.Linear(channels * (sides[0] // 32) * (sides[1] // 32), hidden),
             "3": nn.Linear(hidden, hidden),
             "6": nn.Linear(hidden, classes),
         }
         self.classifier = nn.Sequential(OrderedDict(dense))
 
     def forward(self, x: Any) -> Any:
-        """Return logits (batch, classes) of images (batch, 3, side, side)."""
+        """Return logits (batch, classes) of images (batch, 3, height, width)."""
         x = self.features(x).flatten(1)
         for name, layer in self.classifier.named_children():
             x = layer(torch.relu(x) if name != "0" else x)

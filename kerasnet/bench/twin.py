@@ -16,6 +16,7 @@ from torch import nn
 from kerasnet import config as configs
 from kerasnet import schema
 from kerasnet.bench.measure import Clock, cores, highest_rate, ready_arrays
+from kerasnet.keys import TORCH_NAMES, to_torch
 from kerasnet.plan import Layer, Plan
 
 # What may be overwritten by the activation after it: none of these needs its output for gradients.
@@ -131,11 +132,6 @@ def _free(layer: Layer, plan: Plan) -> bool:
 
 # ---------------------------------------------------------------------------- weights
 
-_NAMES = {
-    "kernel": "weight", "bias": "bias", "gamma": "weight", "beta": "bias",
-    "moving_mean": "running_mean", "moving_variance": "running_var",
-}  # fmt: skip
-
 
 def copy_weights(model: TwinModel, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
     """Set a twin's weights from a Keras model's.
@@ -152,32 +148,8 @@ def copy_weights(model: TwinModel, arrays: Mapping[str, np.ndarray[Any, Any]]) -
     with torch.no_grad():
         for key, array in arrays.items():
             name, _, variable = key.partition("/")
-            moved = _moved(array, variable, _flat_order(model.plan.layer(name), model.plan))
-            getattr(model.parts[name], _NAMES[variable]).copy_(torch.from_numpy(moved))
-
-
-def _moved(array: Any, variable: str, order: Any) -> Any:
-    """Return an array of Keras's in PyTorch's order of axes and features."""
-    if array.ndim == 4:
-        moved = array.transpose(3, 2, 0, 1)
-    elif array.ndim == 2:
-        moved = (array if order is None else array[order]).T
-    else:
-        moved = array if order is None or variable == "bias" else array[order]
-    return np.ascontiguousarray(moved, "float32")
-
-
-def _flat_order(layer: Layer, plan: Plan) -> Any:
-    """Return where PyTorch's flattened features, channels first, are among Keras's; or None."""
-    while layer.inputs:
-        layer = plan.layer(layer.inputs[0])
-        if layer.type == "Flatten":
-            height, width, channels = plan.layer(layer.inputs[0]).output_shape
-            places = np.arange(height * width * channels).reshape(height, width, channels)
-            return places.transpose(2, 0, 1).ravel()
-        if layer.type not in ("Dropout", "Activation", "BatchNormalization", "Rescaling"):
-            return None
-    return None
+            moved = torch.from_numpy(to_torch(array, model.plan, name, variable))
+            getattr(model.parts[name], TORCH_NAMES[variable]).copy_(moved)
 
 
 # ---------------------------------------------------------------------------- the contestant
