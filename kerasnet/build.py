@@ -42,7 +42,9 @@ def build(
 
     tensors = {"input": keras.Input(plan.input_shape, name="input")}
     apply(plan.layers[1:], tensors, layers=layers, policy=policy, seed=seed)
-    return keras.Model(tensors["input"], tensors[plan.output.name], name=plan.name)
+    model = keras.Model(tensors["input"], tensors[plan.output.name], name=plan.name)
+    model.plan = plan  # by which weights of other programs find their places
+    return model
 
 
 def feature_model(

@@ -119,9 +119,13 @@ def dead_rules(style: KeyStyle) -> Iterator[tuple[str, str]]:
             names = _possible_names(frozenset({"1", str(fresh), *numbers}))
         names = tuple(name for name in names if pattern(text).fullmatch(name))
         if not names:
-            yield text, "matches no layer that has weights; such layers have names like " + (
-                "stem_conv, stem_norm, stage1_block1_conv1, stage1_block1_norm1, "
-                "stage1_block1_shortcut_conv, head_dense1 and head_logits"
+            yield (
+                text,
+                "matches no layer that has weights; such layers have names like "
+                + (
+                    "stem_conv, stem_norm, stage1_block1_conv1, stage1_block1_norm1, "
+                    "stage1_block1_shortcut_conv, head_dense1 and head_logits"
+                ),
             )
             continue
         taken = [_taker(name, patterns[:i]) for name in names]

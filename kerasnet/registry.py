@@ -105,9 +105,7 @@ class Registry:
         used |= {norm for block in blocks.values() for _, norm in _norms_of_block(block)}
         norms = {norm: self.norms[norm] for norm in sorted(used) if norm != "none"}
         styles = {style: self.key_styles[style] for style in model.keys}
-        return schema.Architecture(
-            name=name, model=model, blocks=blocks, norms=norms, keys=styles
-        )
+        return schema.Architecture(name=name, model=model, blocks=blocks, norms=norms, keys=styles)
 
     def recipe_for(self, model: str, dataset: str) -> str:
         """Return the name of the recipe a model uses on a data set.

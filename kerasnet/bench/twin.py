@@ -116,6 +116,7 @@ def _free(layer: Layer, plan: Plan) -> bool:
 
 # ---------------------------------------------------------------------------- weights
 
+
 def copy_weights(model: TwinModel, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
     """Set a twin's weights from a Keras model's.
 
