@@ -658,6 +658,7 @@ def array_of(shape: bytes, rest: bytes = b"") -> bytes:
     return begin + shape + b"U\x01b\x87R" + rest + b"U\x06labels](K\0K\x01eu."
 
 
+LONG = b"X" + struct.pack("<I", 10**6) + b"x" * 10**6 + b"q\0"
 HUGE = b"\x8a\x06" + (2**40).to_bytes(6, "little")
 
 
@@ -670,7 +671,7 @@ HUGE = b"\x8a\x06" + (2**40).to_bytes(6, "little")
         (array_of(b"K\0\x85", b"b"), "test_batch"),
         (b"\x80\x02}(K\x01K\x02u.", "a key is no text"),
         (b"\x80\x02}(U\x01xu.", "not a CIFAR batch"),
-        (b"\x80\x02cnumpy\ndtype\n}b.", "it changes what is no array"),
+        (b"\x80\x02cnumpy\ndtype\n}b.", "it changes what is no object"),
         (b"\x80\x02cnumpy\nndarray\n)R.", "it calls what no CIFAR batch needs"),
         (b"\x80\x02c_codecs\nencode\n(X\x01\0\0\0xK\x01K\x01tR.", "it calls what no CIFAR"),
         (b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"x.", "not a CIFAR batch"),
@@ -688,8 +689,14 @@ HUGE = b"\x8a\x06" + (2**40).to_bytes(6, "little")
         (b"\x80\x02I" + b"9" * 10**6 + b"\n.", "not a CIFAR batch"),
         (b"\x80\x02P1\n.", "no CIFAR batch needs PERSID"),
         (b"\x80\x02\x82\x01.", "no CIFAR batch needs EXT1"),
+        # One long text that becomes bytes, and one that is asked for as a name, many times over.
+        (
+            b"\x80\x02c_codecs\nencode\nq\1" + LONG + b"h\0N\x86q\2" + b"h\1h\2R" * 10**5 + b".",
+            "its texts are longer than itself",
+        ),
+        (b"\x80\x04" + LONG + b"h\0h\0\x93" * 10**5 + b".", "a name that is too long"),
     ],
-    ids=range(24),
+    ids=range(26),
 )
 def test_a_pickle_bomb_does_not_go_off(content: bytes, said: str, tmp_path: Path) -> None:
     with_test_batch(tmp_path, content)
