@@ -49,7 +49,9 @@ def build(
     dtype = "float64" if policy == "float64" else "float32"
     tensors = {"input": keras.Input(plan.input_shape, name="input", dtype=dtype)}
     apply(plan.layers[1:], tensors, layers=layers, policy=policy, seed=seed)
-    return keras.Model(tensors["input"], tensors[plan.output.name], name=plan.name)
+    model = keras.Model(tensors["input"], tensors[plan.output.name], name=plan.name)
+    model.plan = plan  # by which weights of other programs find their places
+    return model
 
 
 def freeze(model: keras.Model, plan: Plan, parts: Iterable[str]) -> None:
