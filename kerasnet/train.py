@@ -486,6 +486,15 @@ def evaluate(run: Run, *, data_dir: str | None = None, best: bool = False) -> di
     if not weights.is_file():
         raise BadInputError(f"{weights}: this run has no such weights yet")
     config = config.model_copy(update={"weights": str(weights)})
+    return evaluate_weights(config, data_dir=data_dir)
+
+
+def evaluate_weights(config: schema.RunConfig, *, data_dir: str | None = None) -> dict[str, Any]:
+    """Evaluate the weights file that a configuration names on its test set.
+
+    Raises:
+        BadInputError: the weights do not fit the model, or the data are not found.
+    """
     source = datasets.load_dataset(
         config.data.name, spec=config.data.spec, data_dir=data_dir or config.data.data_dir,
         size=(config.input[0], config.input[1]),
@@ -495,6 +504,6 @@ def evaluate(run: Run, *, data_dir: str | None = None, best: bool = False) -> di
         "model": config.architecture.name,
         "dataset": config.data.name,
         "data_remark": source.located.remark,
-        "weights": str(weights),
+        "weights": config.weights,
         **found,
     }
