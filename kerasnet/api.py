@@ -41,7 +41,8 @@ def create_model(
         name: a model of the registry.
         classes: outputs of the classifier; the model's own if not given.
         input_shape: (height, width, channels); the model's own if not given.
-        weights: a `.safetensors` file, such as a run's `checkpoints/last.safetensors`.
+        weights: a file of any format of `convert`, such as a run's
+            `checkpoints/last.safetensors` or a PyTorch checkpoint.
         features: True, or names of layers: return a dict of the stages' outputs instead of logits.
         preprocessing: True: take uint8 images and return probabilities, by the inference block in
             the weights file. A data set's name: by that data set's mean and standard deviation.
@@ -256,14 +257,91 @@ def train_run(
 
 
 def evaluate(
-    run: Run | str | os.PathLike[str], *, data_dir: str | None = None, best: bool = False
+    run: Run | str | os.PathLike[str] | None = None,
+    *,
+    model: str | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    dataset: str = "cifar10",
+    data_dir: str | None = None,
+    best: bool = False,
+    registry: Registry | None = None,
 ) -> dict[str, Any]:
-    """Measure the test accuracy of a run's weights again; see `train.evaluate`."""
+    """Measure the test accuracy of a run's weights again, or that of a weights file.
+
+    Args:
+        run: a run folder; or else
+        model: a model of the registry, and
+        weights: a file of any format of `convert`, in float32 and on
+        dataset: as for `fit`, normalised as the registry says.
+        data_dir: folder searched first for the data.
+        best: the weights of a run's best validation accuracy instead of the last.
+        registry: where the model is; the built-in one if not given.
+
+    Returns:
+        `test_accuracy` (a fraction), `test_loss`, `test_images` and what was evaluated.
+
+    Raises:
+        BadInputError: the weights or the data are not there or do not fit.
+    """
     from kerasnet import backend
+    from kerasnet.config import check, for_weights
     from kerasnet.runs import load_run
 
-    opened = run if isinstance(run, Run) else load_run(run)
-    backend.load()
-    from kerasnet.train import evaluate as measure
+    if run is not None:
+        if model is not None or weights is not None:
+            raise BadInputError("evaluate takes a run, or a model and weights, not both")
+        opened = run if isinstance(run, Run) else load_run(run)
+        backend.load()
+        from kerasnet.train import evaluate as measure
 
-    return measure(opened, data_dir=data_dir, best=best)
+        return measure(opened, data_dir=data_dir, best=best)
+    if model is None or weights is None or best:
+        raise BadInputError("evaluate needs a run, or a model and weights; `best` goes with a run")
+    config = for_weights(model, weights, dataset=dataset, data_dir=data_dir, registry=registry)
+    check(config)
+    backend.load()
+    from kerasnet.train import evaluate_weights
+
+    return evaluate_weights(config)
+
+
+def convert(
+    source: str | os.PathLike[str],
+    model: str,
+    out: str | os.PathLike[str],
+    *,
+    keys: str | None = None,
+    classes: int | None = None,
+    input_shape: Sequence[int] | None = None,
+    reset_head: bool = False,
+    state_dict: str | None = None,
+    registry: Registry | None = None,
+) -> dict[str, Any]:
+    """Write a model's weights in another format, as `kerasnet convert` does.
+
+    Args:
+        source: `.pt`, `.pth`, `.ckpt` (PyTorch), `.safetensors`, `.weights.h5` or `.keras`.
+        model: a model of the registry.
+        out: the file to write, its format told by the same endings.
+        keys: key style of what is written; see `convert.convert`.
+        classes: outputs of the classifier; the model's own if not given.
+        input_shape: (height, width, channels); the model's own if not given.
+        reset_head: write the classifier's initial values instead of the file's.
+        state_dict: key of the state dict to read, in a PyTorch checkpoint that holds several.
+        registry: where the model and the key styles are; the built-in one if not given.
+
+    Returns:
+        What was done; see `convert.convert`.
+
+    Raises:
+        BadInputError: the file does not fit the model.
+    """
+    from kerasnet import convert as formats
+    from kerasnet.plan import plan_model
+
+    registry = registry or load_registry()
+    plan = plan_model(registry.architecture(model), input_shape, classes)
+    return formats.convert(
+        source, out, plan, registry.key_styles, keys=keys, reset_head=reset_head,
+        state_dict=state_dict,
+    )  # fmt: skip

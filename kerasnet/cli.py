@@ -158,7 +158,8 @@ def validate(
     if as_json:
         _print_json({"file": file, "valid": True, **found})
     else:
-        counts = [f"{n} {what.removesuffix('s') if n == 1 else what}" for what, n in found.items()]
+        named = {what.replace("_", " "): n for what, n in found.items()}
+        counts = [f"{n} {what.removesuffix('s') if n == 1 else what}" for what, n in named.items()]
         typer.echo(f"{file}: valid ({', '.join(counts)})")
 
 
@@ -381,7 +382,7 @@ def fit(
         typer.Option(metavar="DIR", help="The run folder. [default: runs/MODEL-DATASET-TIME]"),
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Start from these (.safetensors).")
+        str | None, typer.Option(metavar="FILE", help="Start from these; formats as for convert.")
     ] = None,
     reset_head: Annotated[
         bool, typer.Option("--reset-head", help="With --weights: begin the classifier anew.")
@@ -603,27 +604,50 @@ def _say_result(console: Console, result: dict[str, Any]) -> None:
     _say(console, f"run folder {result['run']} (report.html, metrics.csv, checkpoints/)")
 
 
-@app.command(epilog=_example("kerasnet evaluate runs/resnet50-digits-20260101-120000 --json"))
+@app.command(
+    epilog=_example(
+        "kerasnet evaluate runs/resnet50-digits-20260101-120000 --json",
+        "kerasnet evaluate --model resnet50 --weights resnet50.ckpt --dataset cifar10",
+    )
+)
 def evaluate(
-    run: Annotated[str, typer.Argument(help="A run folder.")],
+    run: Annotated[
+        str | None, typer.Argument(help="A run folder; or give --model and --weights.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="A model.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Its weights; formats as for convert.")
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|DIR", help="Of --weights; as for fit. [default: cifar10]"),
+    ] = None,
     data_dir: DataDirOption = None,
     best: Annotated[
         bool, typer.Option("--best", help="Weights of the best validation accuracy.")
     ] = False,
+    registry: RegistryOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure the test accuracy of a run's weights again."""
+    """Measure the test accuracy of a run's weights again, or that of a weights file."""
     from kerasnet.api import evaluate as measure
-    from kerasnet.config import check, with_values
-    from kerasnet.runs import load_run
 
-    opened = load_run(run)
-    # The weights that the run began with are not needed any more.
-    values: dict[str, Any] = {"weights": None}
-    if data_dir:
-        values["data.data_dir"] = data_dir
-    check(with_values(opened.config, values))
-    result = measure(opened, data_dir=data_dir, best=best)
+    if run is None:
+        if model is None or weights is None or best:
+            raise BadInputError(
+                "evaluate takes a run folder (and --best), or --model NAME and --weights FILE"
+            )
+        result = measure(
+            model=model, weights=weights, dataset=dataset or "cifar10", data_dir=data_dir,
+            registry=_registry(registry),
+        )  # fmt: skip
+    else:
+        others = {"--model": model, "--weights": weights, "--dataset": dataset,
+                  "--registry": registry}  # fmt: skip
+        given = [option for option, value in others.items() if value is not None]
+        if given:
+            raise BadInputError(f"{', '.join(given)}: a run folder says all of this; leave it out")
+        result = _evaluate_run(run, data_dir, best)
     if as_json:
         _print_json(result)
     else:
@@ -633,6 +657,82 @@ def evaluate(
             f"{result['test_accuracy']:.2%} on {result['test_images']:,} images (test loss "
             f"{result['test_loss']:.4f})",
         )
+
+
+def _evaluate_run(folder: str, data_dir: str | None, best: bool) -> dict[str, Any]:
+    from kerasnet.api import evaluate as measure
+    from kerasnet.config import check, with_values
+    from kerasnet.runs import load_run
+
+    opened = load_run(folder)
+    # The weights that the run began with are not needed any more.
+    values: dict[str, Any] = {"weights": None}
+    if data_dir:
+        values["data.data_dir"] = data_dir
+    check(with_values(opened.config, values))
+    return measure(opened, data_dir=data_dir, best=best)
+
+
+# ---------------------------------------------------------------------------- weights
+
+
+@app.command(
+    epilog=_example(
+        "kerasnet convert resnet50.ckpt --model resnet50 --out resnet50.safetensors",
+        "kerasnet convert resnet50.safetensors --model resnet50 --out resnet50.keras",
+        "kerasnet convert runs/photos/checkpoints/last.safetensors --model resnet20 --out r.pt",
+    )
+)
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="IN",
+            help="Ends in .pt, .pth, .ckpt (PyTorch), .safetensors, .weights.h5 or .keras.",
+        ),
+    ],
+    model: Annotated[str, typer.Option(metavar="NAME", help="A model.")],
+    out: Annotated[str, typer.Option(metavar="OUT", help="Ends like IN.")],
+    keys: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STYLE",
+            help="How PyTorch's keys are written; also for .safetensors, which have kerasnet's "
+            "own without it. [default: as they came in, or the model's first]",
+        ),
+    ] = None,
+    classes: Annotated[int | None, typer.Option(min=1, help="Outputs of the classifier.")] = None,
+    input_size: Annotated[
+        str | None, typer.Option(metavar="N|HxW|HxWxC", help="Size of the input image.")
+    ] = None,
+    reset_head: Annotated[
+        bool, typer.Option("--reset-head", help="Begin the classifier anew.")
+    ] = False,
+    state_dict: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Where IN holds several of PyTorch's.")
+    ] = None,
+    registry: RegistryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Convert weights between PyTorch, kerasnet and Keras."""
+    from kerasnet import api
+
+    known = _registry(registry)
+    shape = _input_shape(input_size, known.models[model].input) if input_size else None
+    result = api.convert(
+        source, model, out, keys=keys, classes=classes, input_shape=shape, reset_head=reset_head,
+        state_dict=state_dict, registry=known,
+    )  # fmt: skip
+    if as_json:
+        _print_json(result)
+        return
+    done = [
+        f"{source} ({result['input_keys']} keys) → {out} ({result['output_keys']} keys)",
+        f"{model}: {result['tensors']:,} tensors, {result['parameters']:,} parameters",
+        *(f"{dtype} became float32 in {n:,} tensors" for dtype, n in result["cast"].items()),
+        *(f"{layer} begins anew" for layer in result["reset"]),
+    ]
+    _say(_console(), "\n".join(done))
 
 
 @app.command(

@@ -133,6 +133,27 @@ def new_run(
     return config
 
 
+def for_weights(
+    model: str,
+    weights: str | os.PathLike[str],
+    *,
+    dataset: str = "cifar10",
+    data_dir: str | os.PathLike[str] | None = None,
+    registry: Registry | None = None,
+) -> schema.RunConfig:
+    """Return a configuration by which a weights file is evaluated, in float32.
+
+    Raises:
+        BadInputError: as `resolve`.
+    """
+    registry = registry or load_registry()
+    # A configuration has a recipe, which plays no part in it: any will do.
+    return resolve(
+        model, registry=registry, recipe=next(iter(registry.recipes)), dataset=dataset,
+        data_dir=data_dir, weights=weights, precision_request="float32",
+    )  # fmt: skip
+
+
 def repeated(config: schema.RunConfig, options: Mapping[str, Any]) -> schema.RunConfig:
     """Return the configuration of a new run like another one, but for some options.
 

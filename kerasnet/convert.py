@@ -132,13 +132,15 @@ def format_of(file: str | os.PathLike[str]) -> str:
 
 
 @contextlib.contextmanager
-def _opened(file: str | os.PathLike[str], plan: Plan | None) -> Iterator[_Content]:
+def _opened(
+    file: str | os.PathLike[str], plan: Plan | None, state_dict: str | None = None
+) -> Iterator[_Content]:
     """Open a weights file of any format, every failure a BadInputError."""
     kind, path = format_of(file), Path(file)
     if not path.is_file():
         raise BadInputError(f"{file}: there is no such weights file")
     if kind in TORCH:
-        yield _torch_content(path)
+        yield _torch_content(path, state_dict)
     elif kind == SAFETENSORS:
         with _opened_safetensors(path) as content:
             yield content
@@ -149,10 +151,10 @@ def _opened(file: str | os.PathLike[str], plan: Plan | None) -> Iterator[_Conten
             yield content
 
 
-def _torch_content(path: Path) -> _Content:
+def _torch_content(path: Path, state_dict: str | None) -> _Content:
     from kerasnet.torch_files import read_state_dict
 
-    arrays = read_state_dict(path)
+    arrays = read_state_dict(path, state_dict)
     return _Content({k: _Tensor(a.shape, partial(_same, a)) for k, a in arrays.items()})
 
 
@@ -467,12 +469,13 @@ def _read(
     plan: Plan | None,
     styles: Mapping[str, KeyStyle],
     reset_head: bool,
+    state_dict: str | None = None,
 ) -> _Weights:
     """Read a file whole, or raise a BadInputError that lists why it does not fit."""
     arrays: Arrays = {}
     cast: Counter[str] = Counter()
     problems: list[str] = []
-    with _opened(file, plan) as content:
+    with _opened(file, plan, state_dict) as content:
         found = _match(content.shapes, expected, plan, styles, reset_head)
         _refuse(found.problems, file, model)
         metadata = dict(content.metadata)
@@ -523,6 +526,7 @@ def convert(
     *,
     keys: str | None = None,
     reset_head: bool = False,
+    state_dict: str | None = None,
 ) -> dict[str, Any]:
     """Write a model's weights in another format; the formats are told by the files' names.
 
@@ -534,6 +538,7 @@ def convert(
         keys: the style to write in; for PyTorch's formats the one the weights came in if not given,
             or else the first that the model names; for safetensors kerasnet's own keys.
         reset_head: write the classifier's initial values (of seed 0) instead of the file's.
+        state_dict: key of the state dict to read, in a PyTorch checkpoint that holds several.
 
     Returns:
         What was done: `input_keys`, `output_keys`, `tensors`, `parameters`, `cast` (tensors by the
@@ -544,7 +549,9 @@ def convert(
         EnvironmentFaultError: the file cannot be written; an older one is left as it was.
     """
     kind = _check_out(out, keys, styles)
-    weights = _read(source, plan.name, plan.variables(), plan, styles, reset_head)
+    if state_dict is not None and format_of(source) not in TORCH:
+        raise BadInputError(f"--state-dict is for {', '.join(TORCH)} files, not for {source}")
+    weights = _read(source, plan.name, plan.variables(), plan, styles, reset_head, state_dict)
     arrays, metadata = weights.arrays, {"model": plan.name, **weights.metadata}
     if reset_head:
         arrays = {**arrays, **_initial_head(plan)}

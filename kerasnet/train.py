@@ -490,6 +490,15 @@ def evaluate(run: Run, *, data_dir: str | None = None, best: bool = False) -> di
         raise BadInputError(f"{weights}: this run has no such weights yet")
     # The head is the run's own by now.
     config = config.model_copy(update={"weights": str(weights), "reset_head": False})
+    return evaluate_weights(config, data_dir=data_dir)
+
+
+def evaluate_weights(config: schema.RunConfig, *, data_dir: str | None = None) -> dict[str, Any]:
+    """Evaluate the weights file that a configuration names on its test set.
+
+    Raises:
+        BadInputError: the weights do not fit the model, or the data are not found.
+    """
     source = datasets.load_dataset(
         config.data.name, spec=config.data.spec, data_dir=data_dir or config.data.data_dir,
         size=(config.input[0], config.input[1]),
@@ -499,6 +508,6 @@ def evaluate(run: Run, *, data_dir: str | None = None, best: bool = False) -> di
         "model": config.architecture.name,
         "dataset": config.data.name,
         "data_remark": source.located.remark,
-        "weights": str(weights),
+        "weights": config.weights,
         **found,
     }
