@@ -299,8 +299,8 @@ models:
       - {block: preactivated, width: 24}
       - {block: preactivated, width: 24}
       - {block: bottleneck_preact_keras, width: 6, repeats: 2, stride: 2, strided_block: last}
-    head: [norm: centred, act: elu, flatten, {scale: 0.5}, dropout: 0.5, norm, {dense: 12}, norm, act: gelu,
-           {dense: classes}]
+    head: [norm: centred, act: elu, flatten, {scale: 0.5}, dropout: 0.5, norm, {dense: 12},
+           norm, act: gelu, {dense: classes}]
     recipes: {"*": small}
 """
 

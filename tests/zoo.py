@@ -23,7 +23,4 @@ def every_model(macs: float, always: Collection[str] = ("resnet50", "vgg16")) ->
     def slow(name: str) -> bool:
         return costs[name] > macs and name not in always
 
-    return [
-        pytest.param(name, marks=[pytest.mark.slow] if slow(name) else [])
-        for name in costs
-    ]
+    return [pytest.param(name, marks=[pytest.mark.slow] if slow(name) else []) for name in costs]
