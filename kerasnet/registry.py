@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from itertools import islice
@@ -126,45 +126,43 @@ class Registry:
         """Read every entry, check every reference, and plan every model; return what is wrong.
 
         Args:
-            own: a document laid over another; only what is wrong with it or its entries counts.
+            own: a document laid over another; only its entries are read and planned.
 
         Returns:
             The first problems, by their place; not more than `MAX_PROBLEMS`.
         """
         found: dict[Problem, None] = {}
-        for problem in self._problems():
-            if own is None or _belongs(problem, own):
-                found[problem] = None
+        for problem in self._problems(own or self.document):
+            found[problem] = None
             if len(found) == MAX_PROBLEMS:
                 break
         return sorted(found, key=lambda p: (p.place is None, p.place or ()))
 
-    def _problems(self) -> Iterator[Problem]:
-        sections: list[Section[Any]] = [
-            *(self.norms, self.blocks, self.recipes, self.datasets, self.key_styles)
-        ]
-        for section in sections:
-            for name in section:
+    def _problems(self, own: Document) -> Iterator[Problem]:
+        for kind in ("norms", "blocks", "recipes", "datasets", "key_styles"):
+            section: Section[Any] = getattr(self, kind)
+            for name in own.data.get(kind, {}):
                 try:
                     section[name]
                 except DocumentError as error:
                     yield from error.problems
-        for name in self.key_styles:
+        for name in own.data.get("key_styles", {}):
             yield from self._dead_rules(name)
-        for name in self.blocks:
+        for name in own.data.get("blocks", {}):
             yield from self._dangling_norms(name)
-        too_many = self._too_many_layers()
+        models = own.data.get("models", {})
+        too_many = self._too_many_layers(models)
         yield from too_many
         if not too_many:
-            for name in self.models:
+            for name in models:
                 yield from self._model_problems(name)
 
-    def _too_many_layers(self) -> list[Problem]:
-        """Add up what planning every model would come to, before any is planned."""
+    def _too_many_layers(self, models: Iterable[str]) -> list[Problem]:
+        """Add up what planning these models would come to, before any is planned."""
         from kerasnet import plan
 
         total = 0
-        for name in self.models:
+        for name in models:
             try:
                 layers = plan.most_layers(self.architecture(name))
             except DocumentError:
@@ -304,11 +302,6 @@ def overlay(document: Document) -> Registry:
     if problems:
         raise DocumentError(problems)
     return registry
-
-
-def _belongs(problem: Problem, own: Document) -> bool:
-    """Whether a problem is in the user's file or in an entry it brings."""
-    return problem.path[1:2] == () or problem.path[1] in own.data.get(problem.path[0], {})
 
 
 def _sections(document: Document) -> Document:

@@ -260,10 +260,14 @@ def test_a_worker_that_cannot_be_made_leaves_no_process():
 @needs_torch
 @pytest.mark.parametrize("name", REGISTRY.models)
 def test_the_twin_has_the_plans_parameters(name):
+    import torch
+
     from kerasnet.bench.twin import TwinModel
 
     plan = plan_model(REGISTRY.architecture(name))
-    twin = TwinModel(plan)
+    # Shapes alone: random numbers for a hundred million weights would take seconds.
+    with torch.device("meta"):
+        twin = TwinModel(plan)
     trainable = sum(p.numel() for p in twin.parameters() if p.requires_grad)
     statistics_ = sum(b.numel() for n, b in twin.named_buffers() if "running" in n)
     assert trainable == plan.params["trainable"]
@@ -289,12 +293,14 @@ models:
       - norm
       - act: relu
       - avg_pool: {size: 3, stride: 1, padding: 1}
+      - zero_pad: 1
     stages:
       - {block: basic_padded, width: 16, stride: 2, after: [{max_pool: 2}]}
       - {block: preactivated, width: 24}
       - {block: preactivated, width: 24}
-    head: [norm: centred, act: elu, flatten, dropout: 0.5, norm, {dense: 12}, norm, act: gelu,
-           {dense: classes}]
+      - {block: bottleneck_preact_keras, width: 6, repeats: 2, stride: 2, strided_block: last}
+    head: [norm: centred, act: elu, flatten, {scale: 0.5}, dropout: 0.5, norm, {dense: 12},
+           norm, act: gelu, {dense: classes}]
     recipes: {"*": small}
 """
 

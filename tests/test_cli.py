@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -61,12 +62,37 @@ def test_every_help_shows_an_example(command, capsys):
 
 
 def test_list_json_is_a_list_of_objects(capsys):
-    code, out, _ = run(capsys, "list", "resnet*", "--json")
+    code, out, _ = run(capsys, "list", "resnet?*", "--json")
     rows = json.loads(out)
     assert code == 0
-    assert [row["name"] for row in rows] == ["resnet50", "resnet8", "resnet20"]
-    assert set(rows[0]) == {"name", "params", "macs", "input", "origin"}
+    assert [row["name"] for row in rows][:3] == ["resnet50", "resnet8", "resnet20"]
+    for row in rows:
+        assert list(row) == ["name", "params", "macs", "input", "origin", "published"]
+        assert row["origin"]
     assert (rows[0]["params"], rows[0]["input"]) == (14_795_658, [32, 32, 3])
+    assert rows[2]["published"] == {
+        "dataset": "cifar10", "top1": 91.25, "source": "He et al. 2015, table 6",
+    }  # fmt: skip
+    assert next(row for row in rows if row["name"] == "resnet34_cifar")["published"] is None
+
+
+@pytest.mark.parametrize("key", ["name", "params", "macs"])
+def test_list_sorts(key, capsys):
+    rows = {
+        more: json.loads(run(capsys, "list", "--sort", key, "--json", *more)[1])
+        for more in ((), ("--reverse",))
+    }
+    values = [row[key] for row in rows[()]]
+    assert len(values) >= 40
+    assert values == sorted(values)
+    assert rows["--reverse",] == rows[()][::-1]
+
+
+def test_list_shows_what_others_report(capsys):
+    _, out, _ = run(capsys, "list", "resnet1*", "--reverse")
+    last = re.split(r"  +", out.splitlines()[-1])
+    assert last[0] == "resnet110"
+    assert last[-2:] == ["93.57 % cifar10", "He et al. 2015, section 4.2"]
 
 
 @pytest.mark.parametrize("name", REGISTRY.models)
@@ -139,7 +165,8 @@ def test_show_fills_in_what_is_extended(capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["show", "resnet51"], "Did you mean 'resnet50'?"),
+        (["list", "--sort", "size"], "takes name, params or macs"),
+        (["show", "resnet500"], "Did you mean 'resnet50'?"),
         (["summary", "botleneck_sum"], "Did you mean 'bottleneck_sum'?"),
         (["list", "alexnet"], "no model matches 'alexnet'"),
         (["summary", "vgg16", "--input-size", "16"], "goes to zero"),
@@ -150,7 +177,7 @@ def test_show_fills_in_what_is_extended(capsys):
         (["summary", "basic", "--classes", "3"], "is a block"),
         (["summary", "--registry", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
         (["fit"], "name a model"),
-        (["fit", "resnet51"], "Did you mean 'resnet50'?"),
+        (["fit", "resnet500"], "Did you mean 'resnet50'?"),
         (["fit", "resnet50", "--recipe", "origina"], "Did you mean 'original'?"),
         (["fit", "resnet50", "--dataset", "digits", "--precision", "fp8"], "no precision 'fp8'"),
         (["fit", "resnet50", "--dataset", "digits", "--learning-rate", "-1"], "learning_rate"),

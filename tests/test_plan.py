@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kerasnet import schema
@@ -69,6 +69,7 @@ def test_every_expectation_holds_and_every_input_is_an_earlier_layer(name):
 
 
 @pytest.mark.parametrize("name", REGISTRY.models)
+@settings(max_examples=20)
 @given(
     height=st.integers(32, 80), width=st.integers(32, 80), channels=st.integers(1, 5),
     classes=st.integers(2, 300),
@@ -178,6 +179,48 @@ def test_padded_max_pool_needs_values_that_are_not_negative():
     )  # fmt: skip
     with pytest.raises(DocumentError, match="stem_conv may be negative"):
         plan_model(architecture)
+
+
+def with_stem(*steps, **more):
+    model = {
+        "input": [8, 6, 3], "stages": [{"block": "b", "width": 4}], "stem": list(steps),
+        "head": ["global_avg_pool", {"dense": "classes"}], **more,
+    }  # fmt: skip
+    blocks = {
+        "b": block(), "first": block(shortcut={"project": {"when": "first"}}),
+        "identity": block(shortcut="identity"),
+    }  # fmt: skip
+    return plan_model(
+        schema.Architecture(
+            name="m", model=schema.Model.model_validate(model), blocks=blocks,
+            norms=dict(REGISTRY.norms),
+        )
+    )  # fmt: skip
+
+
+def test_zeros_may_be_told_to_take_part_in_a_maximum():
+    made = with_stem({"conv": {"filters": 4, "kernel": 3}}, {"zero_pad": 2}, {"max_pool": 3})
+    assert made.layer("stem_pad").output_shape == (12, 10, 4)
+    assert made.layer("stem_pad").params == 0
+    assert made.layer("stem_pool").output_shape == (4, 3, 4)
+    with pytest.raises(DocumentError, match="needs height × width × channels"):
+        with_stem(head=["flatten", {"zero_pad": 1}, {"dense": "classes"}])
+
+
+def test_a_scale_keeps_the_shape():
+    made = with_stem({"scale": 0.125})
+    assert made.layer("stem_scale").options == {"scale": 0.125}
+    assert made.layer("stem_scale").output_shape == (8, 6, 3)
+
+
+def test_a_block_that_strides_after_the_first_takes_every_second_pixel():
+    stage = {"width": 4, "repeats": 2, "stride": 2, "strided_block": "last"}
+    made = with_stem(stages=[{"block": "first", **stage}])
+    pool = made.layer("stage1_block2_shortcut_pool")
+    assert (pool.kernel, pool.stride, pool.output_shape) == (1, 2, (4, 3, 4))
+    assert made.layer("stage1_block2_merge").inputs == ("stage1_block2_act1", pool.name)
+    with pytest.raises(DocumentError, match="cannot be added"):
+        with_stem({"conv": {"filters": 4, "kernel": 3}}, stages=[{"block": "identity", **stage}])
 
 
 def test_an_absurd_layer_is_refused():

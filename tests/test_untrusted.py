@@ -141,11 +141,11 @@ HOSTILE: dict[str, tuple[str | bytes, str]] = {
     "1.6 million convolutions": (
         model("[" + "{block: deep, width: 1, repeats: 1000}, " * 100 + "]")
         + f"blocks: {{deep: {{convs: {CONVS}}}}}\n",
-        "models.m.stages: its stages come to as many as 6,900,003 layers; the limit is 10,000",
+        "models.m.stages: its stages come to as many as 5,300,003 layers; the limit is 50,000",
     ),
     "1,000 models of 5,000 layers": (
         model("[{block: basic, width: 1, repeats: 384}]", children(1000)),
-        "with it, the models come to 200,326 layers; the limit is 200,000",
+        "with it, the models come to 202,896 layers; the limit is 200,000",
     ),
     "1,000 copies of 20,000 values": (
         model(stages="[" + "{block: basic, width: 1}, " * 2_000 + "]", more=children(1000)),
@@ -332,7 +332,7 @@ def test_the_shipped_models_are_far_from_every_bound():
         architecture = registry.architecture(name)
         made = plan_model(architecture)
         assert len(made.layers) <= most_layers(architecture) < MAX_LAYERS / 10
-        plan_model(architecture, (512, 512, 3), 10_000)
+        plan_model(architecture, (256, 256, 3), 10_000)
 
 
 def test_the_deepest_published_residual_network_fits():
@@ -430,7 +430,7 @@ CONFIGS: list[tuple[str, object, str]] = [
     ("execution/evaluation_batch_size", 10**9, "execution.evaluation_batch_size"),
     ("input", [4097, 1, 1], "input[0]"),
     ("input", [4096, 4096, 3], "architecture.model.stem[0]: stem_conv would give 268,435,456"),
-    ("architecture/model/stages/0/repeats", 1000, "architecture.model.stages: its stages come to"),
+    ("architecture/model/stages/0/repeats", 5000, "architecture.model.stages: its stages come to"),
     ("architecture/model/stages/0/block", "\x1b[2J", "lacks \\x1b[2J, which a stage names"),
     ("architecture/norms", {}, "there is no norm 'bn'"),
     ("inference", {"mean": [0.0], "std": [1.0], "resize": [1], "class_names": []}, "resize"),
