@@ -461,7 +461,9 @@ def changed_registries(draw: Any) -> dict[str, Any]:
     """Draw a registry in which each value is allowed, but which need not fit together."""
     document = copy.deepcopy(draw(registries()))
     found = inside(document, lambda path, _: path[-1] in OTHERS)
-    for path in draw(st.lists(st.sampled_from(found), min_size=1, max_size=3, unique=True)):
+    chosen = draw(st.lists(st.sampled_from(found), min_size=1, max_size=3, unique=True))
+    # What lies inside a value goes before the value itself.
+    for path in sorted(chosen, key=len, reverse=True):
         put(document, path, draw(OTHERS[str(path[-1])]))
     return document
 

@@ -6,7 +6,7 @@ import importlib.util
 import re
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,10 +15,12 @@ from commands import run_cli
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import (
+    ACTIVATIONS,
     BREAKS,
     broken_registries,
     changed_registries,
     extending_registries,
+    places,
     registries,
 )
 
@@ -127,6 +129,29 @@ def test_what_fits_together_by_chance_is_built_as_planned(number):
         assert assert_models_are_plan(made) <= 1e-4
 
     each(changed_registries(), number, check)
+
+
+# What these say has no part in the network, or is about files and tests of the registry itself.
+ELSEWHERE = {"extends", "origin", "recipes", "expect", "published", "keys"}
+DRAWN = (
+    schema.Norm, schema.Defaults, schema.Conv, schema.Pool, schema.Dense, schema.NormOp,
+    schema.BlockConv, schema.Projection, schema.Block, schema.Stage, schema.Model,
+    schema.VarianceScaling,
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_everything_the_schema_allows_is_drawn():
+    seen = set[str]()
+
+    def check(document: dict[str, Any]) -> None:
+        for path, value in places(document):
+            seen.update(str(part) for part in (*path[-1:], value) if isinstance(part, str))
+
+    each(registries(), 1000, check)
+    fields = {info.alias or name for cls in DRAWN for name, info in cls.model_fields.items()}
+    assert fields | {*schema.STEP_NAMES, *schema.KEYED_INITIALIZERS} <= seen | ELSEWHERE
+    assert {*ACTIVATIONS, *get_args(schema.NamedInitializer)} <= seen
 
 
 @examples(25, 1000)
