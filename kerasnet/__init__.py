@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kerasnet.api import convert, create_model, evaluate, fit, list_models
+    from kerasnet.api import convert_weights, create_model, evaluate, fit, list_models
     from kerasnet.build import build_block
     from kerasnet.data import load_dataset
     from kerasnet.runs import load_run
@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "build_block",
-    "convert",
+    "convert_weights",
     "create_model",
     "evaluate",
     "fit",
@@ -33,7 +33,7 @@ __all__ = [
 # Imported when first used, so that `import kerasnet` and the light commands start at once.
 _PLACES = {
     "build_block": "kerasnet.build",
-    "convert": "kerasnet.api",
+    "convert_weights": "kerasnet.api",
     "create_model": "kerasnet.api",
     "evaluate": "kerasnet.api",
     "fit": "kerasnet.api",

@@ -305,7 +305,7 @@ def evaluate(
     return evaluate_weights(config)
 
 
-def convert(
+def convert_weights(
     source: str | os.PathLike[str],
     model: str,
     out: str | os.PathLike[str],

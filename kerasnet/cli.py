@@ -719,7 +719,7 @@ def convert(
 
     known = _registry(registry)
     shape = _input_shape(input_size, known.models[model].input) if input_size else None
-    result = api.convert(
+    result = api.convert_weights(
         source, model, out, keys=keys, classes=classes, input_shape=shape, reset_head=reset_head,
         state_dict=state_dict, registry=known,
     )  # fmt: skip

@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 CLASSIFIER = "head_logits"
-# What `kerasnet` stands for beside the names of key styles.
-OWN_KEYS = "kerasnet"
 TORCH = (".pt", ".pth", ".ckpt")
 SAFETENSORS = ".safetensors"
 H5, KERAS = ".weights.h5", ".keras"
 FORMATS = (*TORCH, SAFETENSORS, H5, KERAS)
 
+# Whose keys a file has that has none of a style.
+_OWN_KEYS = {SAFETENSORS: "kerasnet", H5: "keras", KERAS: "keras"}
 _MOST_SHOWN = 50
 _MOST_COMPARED = 300
 _T = TypeVar("_T")
@@ -568,9 +568,9 @@ def convert(
     return {
         "model": plan.name,
         "input": os.fspath(source),
-        "input_keys": weights.style or OWN_KEYS,
+        "input_keys": weights.style or _OWN_KEYS.get(format_of(source), "kerasnet"),
         "output": os.fspath(out),
-        "output_keys": style or OWN_KEYS,
+        "output_keys": style or _OWN_KEYS[kind],
         "tensors": len(arrays),
         "parameters": sum(array.size for array in arrays.values()),
         "cast": dict(weights.cast),

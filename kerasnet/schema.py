@@ -865,12 +865,17 @@ def _expand_rules(value: Any) -> Any:
     """Tell each rule its layer, and let `stem_conv: conv1` stand for `stem_conv: {key: conv1}`."""
     if not isinstance(value, dict):
         return value
-    return {
-        layer: rule
-        if isinstance(rule, KeyRule) or (isinstance(rule, dict) and "layer" in rule)
-        else {"layer": layer, **(rule if isinstance(rule, dict) else {"key": rule})}
-        for layer, rule in value.items()
-    }
+    return {layer: _expand_rule(layer, rule) for layer, rule in value.items()}
+
+
+def _expand_rule(layer: str, rule: Any) -> Any:
+    if isinstance(rule, KeyRule):
+        return rule
+    if not isinstance(rule, dict):
+        return {"layer": layer, "key": rule}
+    if "layer" in rule:
+        raise ValueError(f"'{layer}': the key 'layer' is the rule's own name; leave it out")
+    return {"layer": layer, **rule}
 
 
 class KeyStyle(Strict):
