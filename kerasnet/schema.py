@@ -878,6 +878,11 @@ def _expand_rule(layer: str, rule: Any) -> Any:
     return {"layer": layer, **rule}
 
 
+_WrittenRules = Annotated[
+    dict[str, KeyRule | Annotated[str, Field(max_length=200)]], Field(min_length=1, max_length=32)
+]
+
+
 class KeyStyle(Strict):
     """How PyTorch's files of some program name a network's weights."""
 
@@ -887,7 +892,9 @@ class KeyStyle(Strict):
     description: Prose = ""
     origin: Prose = Field("", description="the program")
     rules: Annotated[
-        dict[str, KeyRule], Field(min_length=1, max_length=32), BeforeValidator(_expand_rules)
+        dict[str, KeyRule],
+        Field(min_length=1, max_length=32),
+        BeforeValidator(_expand_rules, json_schema_input_type=_WrittenRules),
     ] = Field(description="layer → module; of those that match, the first counts")
 
 
