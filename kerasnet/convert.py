@@ -136,9 +136,10 @@ def _opened(
     file: str | os.PathLike[str], plan: Plan | None, state_dict: str | None = None
 ) -> Iterator[_Content]:
     """Open a weights file of any format, every failure a BadInputError."""
-    kind, path = format_of(file), Path(file)
+    path = Path(file)
     if not path.is_file():
         raise BadInputError(f"{file}: there is no such weights file")
+    kind = format_of(file)
     if kind in TORCH:
         yield _torch_content(path, state_dict)
     elif kind == SAFETENSORS:
