@@ -487,13 +487,12 @@ def _read(
             if found.style is not None and plan is not None:
                 array = torch_keys.from_torch(array, plan, *ours.split("/"))
             arrays[ours] = array
-        if found.style is not None:
-            counts = {layer: content.tensors[key].read() for layer, key in found.counters.items()}
-            problems += [
-                f"{found.counters[layer]}: expected one whole number"
-                for layer, count in counts.items()
-                if count.size != 1 or count.dtype.kind not in "iu"
-            ]
+        counts = {layer: content.tensors[key].read() for layer, key in found.counters.items()}
+    problems += [
+        f"{found.counters[layer]}: expected one whole number"
+        for layer, count in counts.items()
+        if count.size != 1 or count.dtype.kind not in "iu"
+    ]
     _refuse(problems, file, model)
     del cast["float32"]
     if found.style is not None:
