@@ -136,9 +136,10 @@ def _opened(
     file: str | os.PathLike[str], plan: Plan | None, state_dict: str | None = None
 ) -> Iterator[_Content]:
     """Open a weights file of any format, every failure a BadInputError."""
-    kind, path = format_of(file), Path(file)
+    path = Path(file)
     if not path.is_file():
         raise BadInputError(f"{file}: there is no such weights file")
+    kind = format_of(file)
     if kind in TORCH:
         yield _torch_content(path, state_dict)
     elif kind == SAFETENSORS:
@@ -486,13 +487,12 @@ def _read(
             if found.style is not None and plan is not None:
                 array = torch_keys.from_torch(array, plan, *ours.split("/"))
             arrays[ours] = array
-        if found.style is not None:
-            counts = {layer: content.tensors[key].read() for layer, key in found.counters.items()}
-            problems += [
-                f"{found.counters[layer]}: expected one whole number"
-                for layer, count in counts.items()
-                if count.size != 1 or count.dtype.kind not in "iu"
-            ]
+        counts = {layer: content.tensors[key].read() for layer, key in found.counters.items()}
+    problems += [
+        f"{found.counters[layer]}: expected one whole number"
+        for layer, count in counts.items()
+        if count.size != 1 or count.dtype.kind not in "iu"
+    ]
     _refuse(problems, file, model)
     del cast["float32"]
     if found.style is not None:

@@ -518,6 +518,21 @@ def test_fit_holds_a_checkpoint_against_its_plan_before_it_begins(tmp_path, capf
     assert "v.ckpt does not fit resnet50" in err
 
 
+def test_a_runs_fast_layers_begin_with_a_checkpoints_weights(registry, trained, tmp_path):
+    from kerasnet.config import new_run
+    from kerasnet.train import make_model
+
+    small(registry, trained, tmp_path / "w.pt")
+    options = {"dataset": "digits", "weights": tmp_path / "w.pt", "precision": "mixed_bfloat16"}
+    config = new_run("small", options, load_registry(registry))
+    assert config.execution.layers == "fast"
+    found = convert.weight_variables(make_model(config))
+    expected = convert.read_arrays(trained)[0]
+    assert found.keys() == expected.keys()
+    for key, array in expected.items():
+        np.testing.assert_array_equal(np.asarray(found[key]), array)
+
+
 def test_weights_without_a_run_are_evaluated(registry, trained, tmp_path, capfd):
     write = tmp_path / "w.pt"
     small(registry, trained, write)
