@@ -8,17 +8,15 @@ import os
 import pickle
 import pickletools
 import random
-import resource
-import signal
 import struct
 import sys
 import tarfile
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import bounds
 import ml_dtypes
 import numpy as np
 import pytest
@@ -49,20 +47,9 @@ CLASSES = {
 
 @pytest.fixture
 def bounded() -> Iterator[None]:
-    """Let no test hang, nor add much to the most memory this process has held."""
-
-    def stop(signum: int, frame: object) -> None:
-        raise AssertionError("no answer")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, 8 * SECONDS)
-    start, held = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
-    assert time.process_time() - start < SECONDS
-    unit = 1 if sys.platform == "darwin" else 1024
-    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held) * unit < MEMORY
+    """Let no test hang or take much memory."""
+    with bounds.bounded(SECONDS, MEMORY, until=8 * SECONDS):
+        yield
 
 
 # ---------------------------------------------------------------------------- files by hand

@@ -8,12 +8,9 @@ import io
 import json
 import os
 import pickle
-import resource
-import signal
 import struct
 import sys
 import tarfile
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bounds import bounded
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -52,22 +50,11 @@ MEMORY = 600_000_000
 
 @pytest.fixture(autouse=True)
 def _bounded() -> Iterator[None]:
-    """Let no test hang, nor add much to the most memory this process has held."""
-
-    def stop(signum: int, frame: object) -> None:
-        raise AssertionError("no answer")
-
+    """Let no test hang or take much memory."""
     import tensorflow  # noqa: F401  # takes memory of its own
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, 4 * SECONDS)
-    start, held = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
-    assert time.process_time() - start < SECONDS
-    unit = 1 if sys.platform == "darwin" else 1024
-    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held) * unit < MEMORY
+    with bounded(SECONDS, MEMORY, until=4 * SECONDS):
+        yield
 
 
 def opened(place: Path, spec: schema.Dataset = CIFAR, **more: Any) -> data.ImageData:
