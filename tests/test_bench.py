@@ -141,7 +141,7 @@ def test_a_peer_that_is_missing_names_the_way_out(capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["resnet9"], ["resnet8", "--recipe", "orginal"], ["resnet8", "--precision", "floot32"]],
+    [["resnet-50"], ["resnet8", "--recipe", "orginal"], ["resnet8", "--precision", "floot32"]],
     ids=" ".join,
 )
 def test_wrong_names_are_refused_before_anything_starts(arguments, capsys):
