@@ -114,6 +114,7 @@ def test_rollback_halves_the_rate_and_ends(tmp_path, monkeypatch, capsys):
     assert [row["step"] for row in run.metrics()] == [10, 20, 30]
 
 
+@pytest.mark.slow
 def test_rollback_before_the_first_checkpoint_goes_to_the_start(tmp_path, monkeypatch):
     poison(monkeypatch, 3)
     run = fit(tmp_path / "run", on_nan="rollback")

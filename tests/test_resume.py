@@ -409,6 +409,7 @@ def test_a_longer_run_may_be_interrupted_too(registry, tmp_path, whole):
     same(one, two)
 
 
+@pytest.mark.slow
 def test_a_run_outlives_the_file_it_began_with(registry, whole, tmp_path, capfd):
     first = tmp_path / "first.safetensors"
     shutil.copy(whole[0] / "checkpoints" / "last.safetensors", first)
@@ -680,6 +681,7 @@ def limit_memory(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
+@pytest.mark.slow
 def test_memory_that_does_not_suffice(tmp_path):
     registry = tmp_path / "huge.yaml"
     registry.write_text("""

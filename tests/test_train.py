@@ -401,7 +401,10 @@ def test_mixed_float16_skips_an_overflow_and_lowers_the_scale():
         np.testing.assert_array_equal(weight_variables(model)[key].numpy(), value)
 
 
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    "precision",
+    ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)],
+)
 def test_low_precision_trains(precision, tmp_path):
     run = kerasnet.fit(
         "resnet8", dataset="digits", precision=precision, out=tmp_path / "a", epochs=3,

@@ -282,6 +282,7 @@ def test_a_hostile_registry_is_refused(kind, tmp_path, monkeypatch, capsys):
     assert os.listdir(tmp_path) == ["mine.yaml"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="bounds its memory as Linux does")
 def test_all_of_it_is_refused_in_little_memory(tmp_path):
     for number, (content, _) in enumerate(HOSTILE.values()):
