@@ -1,4 +1,4 @@
-"""A bound on what a call may take."""
+"""A bound on what a call may take, and why it is refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from kerasnet.errors import BadInputError
 
 
 @contextlib.contextmanager
@@ -34,3 +37,12 @@ def bounded(seconds: float, memory: float, until: float) -> Iterator[None]:
     assert time.process_time() - start < seconds
     unit = 1 if sys.platform == "darwin" else 1024
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held) * unit < memory
+
+
+def reason(call: Callable[[], Any]) -> str:
+    """Return why something is refused, nothing if it is not."""
+    try:
+        call()
+    except BadInputError as error:
+        return str(error)
+    return ""

@@ -130,15 +130,6 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "weights.pt"
 
 
-def reason(call: Callable[[], Any]) -> str:
-    """Return why something is refused, nothing if it is not."""
-    try:
-        call()
-    except BadInputError as error:
-        return str(error)
-    return ""
-
-
 def refused(file: Path, *said: str, key: str | None = None) -> str:
     """Assert that a file is refused in few printable words, which begin with its name."""
     with pytest.raises(BadInputError) as raised:
@@ -535,7 +526,7 @@ def test_any_flipped_byte_or_cut_is_read_or_refused(older: bool, file: Path, bou
             changed[chance.randrange(len(changed))] = chance.randrange(256)
         cut = chance.randrange(len(changed)) if chance.random() < 0.2 else None
         file.write_bytes(changed[:cut])
-        said = reason(lambda: read_state_dict(file))
+        said = bounds.reason(lambda: read_state_dict(file))
         assert said.startswith(str(file)) or not said
         assert said.isprintable()
         assert len(said) < 2000
@@ -557,7 +548,9 @@ def test_any_change_of_the_pickle_alone_is_read_or_refused(
         content = archive.read("x/data.pkl")
     assert len(content) > 1000
     changed = content[2:start] + replacement + content[start + length : -1]
-    said = reason(lambda: read_state_dict(pack(file, changed, {"0": bytes(24), "1": bytes(16)})))
+    said = bounds.reason(
+        lambda: read_state_dict(pack(file, changed, {"0": bytes(24), "1": bytes(16)}))
+    )
     assert said.startswith(str(file)) or not said
     assert said.isprintable()
 

@@ -12,13 +12,13 @@ import struct
 import sys
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from bounds import bounded
+from bounds import bounded, reason
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -70,15 +70,6 @@ def refused(place: Path, *said: str) -> None:
     assert message.isprintable()
     for words in said:
         assert words in message
-
-
-def reason(call: Callable[[], Any]) -> str:
-    """Return why something is refused, nothing if it is not."""
-    try:
-        call()
-    except BadInputError as error:
-        return str(error)
-    return ""
 
 
 # ---------------------------------------------------------------------------- JSON files
