@@ -24,7 +24,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
     """Batch normalisation over the last axis by TensorFlow's fused operation.
 
     Takes and returns (batch, height, width, channels) in the compute dtype; statistics are
-    float32. Same variables and same moving statistics (biased variance) as the stock layer.
+    float32. Same variables and same moving statistics (biased variance) as the stock layer. In
+    float32 on a CPU the statistics of a batch are the stock layer's own; see `precise_norm`.
 
     Args:
         conv: the convolution before this layer, where its bias is left to this layer. Over a batch
@@ -55,13 +56,20 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
                 # Not with the mean, for which the operation has no gradient: the convolution may
                 # be trained where this layer is not.
                 offset = offset + bias * scale * tf.math.rsqrt(variance + self.epsilon)
+        if use_batch and inputs.dtype == tf.float32 and _on_cpu():
+            y, mean, variance = precise_norm(inputs, scale, offset, self.epsilon)
+            self._update_moving(mean if bias is None else mean + bias, variance)
+            return y
         # Unlike tf.compat.v1.nn.fused_batch_norm, the raw operation leaves epsilon as it is.
         y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs, scale=scale, offset=offset, mean=mean, variance=variance,
             epsilon=self.epsilon, is_training=use_batch,
         )  # fmt: skip
         if use_batch:
-            self._update_moving(inputs, mean if bias is None else mean + bias, variance)
+            # The operation returns the unbiased variance; Keras keeps the biased one.
+            count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), tf.float32)
+            biased = variance * ((count - 1.0) / count)
+            self._update_moving(mean if bias is None else mean + bias, biased)
         return y
 
     def _biased(self, inputs: Any) -> Any:
@@ -74,19 +82,49 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
 
         return tf.fill([self.moving_mean.shape[0]], value) if variable is None else variable.value
 
-    def _update_moving(self, inputs: Any, mean: Any, variance: Any) -> None:
+    def _update_moving(self, mean: Any, variance: Any) -> None:
         import tensorflow as tf
 
-        # The operation returns the unbiased variance; Keras keeps the biased one.
-        count = inputs.shape[:-1].num_elements()
-        if count is None:
-            count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), tf.float32)
-        biased = variance * ((count - 1.0) / count)
-        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, biased)):
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             # Every operation saved here is saved for each layer when the graph is made.
             tf.raw_ops.ResourceApplyGradientDescent(
                 var=moving.value.handle, alpha=1.0 - self.momentum, delta=moving.value - batch
             )
+
+
+def precise_norm(x: Any, scale: Any, offset: Any, epsilon: float) -> tuple[Any, Any, Any]:
+    """Normalise over a batch with the statistics that Keras computes, bit for bit.
+
+    On a CPU, TensorFlow's fused operation sums a channel's values one after another, with about
+    twice the rounding error, which Adam's first steps make visible.
+
+    Args:
+        x: (batch, height, width, channels), float32.
+        scale: (channels,), float32, as `offset` is.
+        epsilon: what is added to the variance.
+
+    Returns:
+        The normalised x, and the mean and biased variance, which carry no gradient.
+    """
+    import tensorflow as tf
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def normalised(x: Any, scale: Any, offset: Any) -> Any:
+        mean, variance = tf.nn.moments(x, [0, 1, 2])
+        y, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=x, scale=scale, offset=offset, mean=mean, variance=variance, epsilon=epsilon,
+            is_training=False,
+        )  # fmt: skip
+
+        def gradient(dy: Any, *_: Any) -> tuple[Any, Any, Any]:
+            return tf.raw_ops.FusedBatchNormGradV3(
+                y_backprop=dy, x=x, scale=scale, reserve_space_1=mean, reserve_space_2=variance,
+                reserve_space_3=tf.constant([], tf.float32), epsilon=epsilon, is_training=True,
+            )[:3]  # fmt: skip
+
+        return (y, mean, variance), gradient
+
+    return normalised(x, scale, offset)
 
 
 class FastConv2D(keras.layers.Conv2D):  # type: ignore[misc]

@@ -1114,3 +1114,29 @@ class Space(Strict):
                 if d.log and d.min <= 0:
                     raise ValueError(f"'{path}': `log: true` needs `min` above zero, not {d.min}")
         return self
+
+
+class SearchConfig(Strict):
+    """Everything that a process needs to take part in a search: `search.yaml` in its folder."""
+
+    kerasnet: Annotated[str, Field(pattern=r"^[0-9A-Za-z.+-]{1,50}$")] = Field(
+        description="version that wrote it"
+    )
+    space_name: PathName = Field(description="how the user named the space")
+    space: Space
+    base: RunConfig = Field(
+        description="what every trial starts from; its epochs are the longest trial's, and its "
+        "seed draws the points"
+    )
+    algorithm: Literal["random", "bayesian", "hyperband", "grid"] = Field(
+        description="how points are drawn"
+    )
+    trials: Annotated[int, Field(ge=1, le=MAX_VALUES)] | None = Field(
+        None, description="how many points; null where the algorithm decides"
+    )
+    executions: Annotated[int, Field(ge=1, le=100)] = Field(
+        1, description="trainings of each point, by as many seeds"
+    )
+    stop_early: bool = Field(
+        True, description="whether a trial ends that is worse than the median of the others"
+    )

@@ -342,11 +342,7 @@ def test_one_step_gradients_of_stock_and_fast_agree(name):
     stock, fast = (
         gradients(build(made, layers=kind, seed=3), x, labels) for kind in ("stock", "fast")
     )
-    # What stock Keras makes of the last digit of its input bounds what can be asked for.
-    moved = gradients(build(made, seed=3), np.nextafter(x, np.float32(np.inf)), labels)
-    allowed = max(1e-4 * np.linalg.norm(stock), 2 * np.linalg.norm(moved - stock))
-    assert np.linalg.norm(fast - stock) <= allowed
-    assert np.linalg.norm(moved - stock) <= 1e-3 * np.linalg.norm(stock)
+    assert np.linalg.norm(fast - stock) <= 1e-4 * np.linalg.norm(stock)
 
 
 def test_a_bias_before_a_norm_keeps_its_meaning():
@@ -364,11 +360,11 @@ def test_a_bias_before_a_norm_keeps_its_meaning():
         assert np.abs(a - b).max() <= 1e-3 * np.abs(a).max()
 
 
-def losses_of(layers, nudge, steps=200):
+def losses_of(layers, nudge, recipe, rate, steps=200):
     """Return a training's losses, its first weights nudged by one part in ten million."""
     config = configs.resolve(
-        "resnet8", recipe="small", dataset="digits", layers=layers, precision_request="float32",
-        overrides={"recipe.optimizer.learning_rate": 0.05},
+        "resnet8", recipe=recipe, dataset="digits", layers=layers, precision_request="float32",
+        overrides={"recipe.optimizer.learning_rate": rate},
     )  # fmt: skip
     model = build(configs.plan(config), layers=layers, seed=0)
     rng = np.random.default_rng(nudge)
@@ -387,10 +383,11 @@ def losses_of(layers, nudge, steps=200):
 
 
 @pytest.mark.slow
-def test_fast_layers_train_as_stock_ones_do():
-    stock = np.array([losses_of("stock", nudge) for nudge in range(5)])
-    fast = losses_of("fast", 0)
-    assert fast[-10:].mean() < fast[:10].mean() / 2
+@pytest.mark.parametrize(("recipe", "rate"), [("small", 0.05), ("digits", 1e-3)])
+def test_fast_layers_train_as_stock_ones_do(recipe, rate):
+    stock = np.array([losses_of("stock", nudge, recipe, rate) for nudge in range(5)])
+    fast = np.array([losses_of("fast", nudge, recipe, rate) for nudge in range(3)])
+    assert fast[:, -10:].mean() < fast[:, :10].mean() / 2
     # Of six curves that differ by chance, one lies between the other five at two thirds of the
     # steps; a learning rate wrong by a hundredth brings that down to about a half.
     inside = (fast >= stock.min(axis=0)) & (fast <= stock.max(axis=0))

@@ -12,14 +12,15 @@ from typing import Any
 
 from rich.console import Console
 
-from kerasnet import data, schema
-from kerasnet.config import plan, resolve, with_values
-from kerasnet.document import Document, DocumentError, Problem, read, to_yaml, validate
+from kerasnet import schema
+from kerasnet.config import resolve, with_values
+from kerasnet.document import to_yaml
 from kerasnet.errors import BadInputError, DivergedError, KerasnetError, did_you_mean
-from kerasnet.files import check_new, make_folder, shipped, write_atomically
+from kerasnet.files import check_new, make_folder, write_atomically
 from kerasnet.progress import duration
 from kerasnet.runs import create_run
 from kerasnet.summary import table
+from kerasnet.tune.space import hyperparameters
 
 ALGORITHMS = ("random",)
 OBJECTIVE = "val_accuracy"
@@ -70,65 +71,6 @@ class Search:
             for t in sorted(self.trials, key=lambda t: -t.val_accuracy)
         ]  # fmt: skip
         return table(header, rows, header[1:-1])
-
-
-def read_space(name: str) -> tuple[schema.Space, Document]:
-    """Read a search space: one of those in `tuning/` by name, or a YAML file.
-
-    Raises:
-        BadInputError: there is none of that name.
-        DocumentError: the file is wrong; with line and column.
-    """
-    file = Path(name)
-    if not file.is_file():
-        known = sorted(p.stem for p in shipped("tuning").glob("*.yaml"))
-        if name not in known:
-            raise BadInputError(
-                f"there is no search space '{name}', nor a file of that name. "
-                f"{did_you_mean(name, known)}"
-            )
-        file = shipped("tuning") / f"{name}.yaml"
-    document = read(file)
-    return validate(schema.Space, document), document
-
-
-def check_space(config: schema.RunConfig, space: schema.Space, document: Document) -> None:
-    """Check that every field a space names exists and takes every value drawn for it.
-
-    Raises:
-        DocumentError: with the line and column of each parameter that does not fit.
-        BadInputError: the recipe holds no images back for validation.
-    """
-    problems = []
-    for path, distribution in space.parameters.items():
-        if isinstance(distribution, schema.Choice):
-            ends: list[Any] = list(distribution.values)
-        else:
-            ends = [distribution.min, distribution.max]
-        try:
-            for value in ends:
-                changed = with_values(config, {path: value})
-                if not path.startswith("recipe."):
-                    plan(changed)
-        except DocumentError as error:
-            where = ("parameters", path)
-            texts = "; ".join(str(p) for p in error.problems)
-            problems.append(Problem(where, texts, document.place(where)))
-    if problems:
-        raise DocumentError(problems)
-    if not _has_validation(config):
-        raise BadInputError(
-            f"recipe '{config.recipe_name}' has validation_split 0, so a search would have to look "
-            "at the test set; choose another --recipe"
-        )
-
-
-def _has_validation(config: schema.RunConfig) -> bool:
-    if config.recipe.validation_split:
-        return True
-    if config.data.spec.source.type != "folder":
-        return False
-    return data.load_dataset(config.data.name, spec=config.data.spec, size=(8, 8)).has_validation
 
 
 def check_search(algorithm: str, out: str | os.PathLike[str]) -> None:
@@ -276,23 +218,10 @@ def make_tuner(
         max_trials=trials,
         # keras-tuner takes seed 0 for no seed.
         seed=seed + 1,
-        hyperparameters=_hyperparameters(space),
+        hyperparameters=hyperparameters(space),
         directory=str(folder),
         project_name="keras-tuner",
     )
-
-
-def _hyperparameters(space: schema.Space) -> Any:
-    import keras_tuner
-
-    made = keras_tuner.HyperParameters()
-    for path, d in space.parameters.items():
-        if isinstance(d, schema.Choice):
-            made.Choice(path, d.values)
-        else:
-            declare = made.Float if isinstance(d, schema.FloatRange) else made.Int
-            declare(path, d.min, d.max, sampling="log" if d.log else "linear")
-    return made
 
 
 def fit_command(config: schema.RunConfig, best: Trial, folder: Path) -> str:
