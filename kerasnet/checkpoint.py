@@ -97,6 +97,13 @@ def checkpoint_files(folder: Path) -> list[Path]:
     return [file for _, file in sorted(found, reverse=True)]
 
 
+def newest_step(folder: Path) -> int:
+    """Return the step of a folder's newest checkpoint, 0 where there is none."""
+    return max(
+        (int(m[1]) for f in folder.glob("step-*") if (m := _NAME.fullmatch(f.name))), default=0
+    )
+
+
 def write_checkpoint(folder: Path, progress: Progress, arrays: Arrays, keep: int) -> Path:
     """Write a checkpoint durably, then remove all but the newest `keep`.
 

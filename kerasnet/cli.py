@@ -16,6 +16,7 @@ import typer
 from kerasnet import __version__
 from kerasnet.bench.commands import app as bench_app
 from kerasnet.errors import BadInputError, KerasnetError, did_you_mean, is_wrong_name
+from kerasnet.tune.commands import app as tune_app
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,6 +37,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(bench_app)
+app.add_typer(tune_app)
 
 RegistryOption = Annotated[
     str | None, typer.Option("--registry", metavar="FILE", help="YAML laid over the built-in one.")
@@ -49,7 +51,6 @@ DataDirOption = Annotated[
         "~/tensorflow_datasets.",
     ),
 ]
-SeedOption = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Makes a run repeatable.")]
 
 
 def _version(wanted: bool) -> None:
@@ -397,6 +398,12 @@ def fit(
     config: Annotated[
         str | None, typer.Option(metavar="FILE", help="Repeat a run's config.yaml.")
     ] = None,
+    from_search: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Train the best of a search, on the validation images too."
+        ),
+    ] = None,
     resume: Annotated[
         str | None, typer.Option(metavar="RUN", help="Go on with a run folder.")
     ] = None,
@@ -452,6 +459,8 @@ def fit(
     }  # fmt: skip
     given = {key: value for key, value in options.items() if value is not None}
     run = load_run(resume) if resume is not None else None
+    if from_search is not None:
+        config = _best_of(from_search, config, resume)
     if run is None:
         if rescale:
             raise BadInputError("--rescale goes with --resume; a new run's schedule spans --epochs")
@@ -486,6 +495,20 @@ def fit(
         _print_json(result)
     else:
         _say_result(console, result)
+
+
+def _best_of(search: str, config: str | None, resume: str | None) -> str:
+    """Return the configuration file of a search's best trial."""
+    from kerasnet.tune.records import load_search
+
+    if config is not None or resume is not None:
+        raise BadInputError("--from-search, --config and --resume exclude each other")
+    folder, found = load_search(search)
+    if found.best is None:
+        raise BadInputError(
+            f"{search}: no trial has finished yet. Go on with: kerasnet tune --resume {search}"
+        )
+    return str(folder.path / "best.yaml")
 
 
 def _every(words: tuple[str, str] | None) -> dict[str, float] | None:
@@ -733,73 +756,6 @@ def convert(
         *(f"{layer} begins anew" for layer in result["reset"]),
     ]
     _say(_console(), "\n".join(done))
-
-
-@app.command(
-    epilog=_example(
-        "kerasnet tune resnet20 --dataset digits --space learning_rate --trials 6 --epochs 4"
-    )
-)
-def tune(
-    name: Annotated[str, typer.Argument(help="A model.")],
-    space: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="A space in tuning/, or a YAML file.")
-    ] = "learning_rate",
-    algorithm: Annotated[
-        str, typer.Option(metavar="random", help="How points are drawn.")
-    ] = "random",
-    trials: Annotated[int, typer.Option(min=1, help="How many points are trained.")] = 10,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Of each trial.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="What every trial starts from.")] = None,
-    dataset: Annotated[str, typer.Option(metavar="NAME|DIR", help="As for fit.")] = "cifar10",
-    data_dir: DataDirOption = None,
-    limit_train: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Train on N images only.")
-    ] = None,
-    precision: Annotated[
-        str, typer.Option(metavar="auto|float32|mixed_bfloat16|mixed_float16")
-    ] = "auto",
-    seed: SeedOption = 0,
-    out: Annotated[
-        str | None,
-        typer.Option(metavar="DIR", help="A new folder. [default: runs/tune-MODEL-DATASET-TIME]"),
-    ] = None,
-    registry: RegistryOption = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object at the end; progress to stderr.")
-    ] = False,
-) -> None:
-    """Search learning rates, or any other fields, on the validation split."""
-    from kerasnet import tune as tuning
-    from kerasnet.config import check, resolve
-    from kerasnet.runs import default_folder
-
-    found, document = tuning.read_space(space)
-    config = resolve(
-        name, registry=_registry(registry), recipe=recipe, dataset=dataset, data_dir=data_dir,
-        precision_request=precision, seed=seed, limit_train=limit_train,
-        overrides={"recipe.epochs": epochs} if epochs else None,
-    )  # fmt: skip
-    check(config)
-    tuning.check_space(config, found, document)
-    folder = out or default_folder(config, prefix="tune-")
-    tuning.check_search(algorithm, folder)
-    from kerasnet import backend
-
-    backend.load()
-    console = _console(to_stderr=as_json)
-    result = tuning.search(
-        config, found, space_name=space, algorithm=algorithm, trials=trials,
-        out=folder, console=console,
-    )  # fmt: skip
-    if as_json:
-        _print_json(result.to_json())
-        return
-    _say(console, f"\n{result.table()}\n")
-    _say(console, f"best: validation accuracy {result.best.val_accuracy:.4f}", style="bold green")
-    for path, value in result.best.values.items():
-        _say(console, f"  {path}: {value:g}" if isinstance(value, float) else f"  {path}: {value}")
-    _say(console, f"train it: {result.command}")
 
 
 # ---------------------------------------------------------------------------- entry

@@ -23,6 +23,10 @@ class BadInputError(KerasnetError, ValueError):
     exit_code = 2
 
 
+class InUseError(BadInputError):
+    """Another process works in this folder."""
+
+
 class DivergedError(KerasnetError):
     """Training produced a loss that is not a finite number."""
 
@@ -33,6 +37,14 @@ class EnvironmentFaultError(KerasnetError):
     """The machine failed: no disk space, no memory, a read-only folder, a lost process."""
 
     exit_code = 4
+
+
+class OutOfMemoryFaultError(EnvironmentFaultError):
+    """Memory ran out, which a smaller model or batch may not need."""
+
+
+class OutOfTimeError(KerasnetError):
+    """A run was given so much time and has used it; its state was saved."""
 
 
 class InterruptedRunError(KerasnetError):

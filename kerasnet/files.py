@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
+import platform
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kerasnet.errors import BadInputError, EnvironmentFaultError, is_wrong_name
+from kerasnet.errors import BadInputError, EnvironmentFaultError, InUseError, is_wrong_name
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -119,6 +122,60 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, doing: str) -> Iterator[None]:
+    """Keep other processes from working in a folder; the lock goes with the process.
+
+    Args:
+        folder: what one process works in at a time.
+        doing: what is done with it: `trained`, `searched`.
+
+    Raises:
+        InUseError: another process works there.
+        EnvironmentFaultError: the folder cannot be written.
+    """
+    import portalocker
+
+    file = folder / LOCK
+    with _opened_lock(file) as stream:
+        try:
+            portalocker.lock(stream, portalocker.LOCK_EX | portalocker.LOCK_NB)
+        except portalocker.AlreadyLocked as error:
+            owner = stream.read(100).decode(errors="replace").strip() or file
+            raise InUseError(
+                f"{folder}: is being {doing} by another process ({owner}). Wait until it has "
+                "ended, or choose another folder with --out"
+            ) from error
+        except portalocker.LockException as error:
+            raise EnvironmentFaultError(
+                f"{file}: cannot be locked: {error}. Choose a folder on another file system with "
+                "--out"
+            ) from error
+        # A full disk must not keep a folder from being looked at.
+        with contextlib.suppress(OSError):
+            stream.truncate(0)
+            stream.write(f"process {os.getpid()} on {platform.node()}\n".encode())
+        try:
+            yield
+        finally:
+            portalocker.unlock(stream)
+
+
+@contextlib.contextmanager
+def _opened_lock(file: Path) -> Iterator[io.FileIO]:
+    try:
+        # Neither truncated, for its owner is read from it, nor followed to somebody else's file.
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        stream = io.FileIO(os.open(file, flags, 0o644), "r+")
+    except OSError as error:
+        raise EnvironmentFaultError(
+            f"{file}: cannot be written: {error.strerror or error}; results are written into this "
+            "folder"
+        ) from error
+    with stream:
+        yield stream
 
 
 def remove_temporaries(folder: Path) -> None:

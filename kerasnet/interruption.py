@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import socket
 import threading
+import time
 from types import FrameType
 from typing import Any
 
@@ -27,6 +29,10 @@ class Interrupted(BaseException):
         self.signum = signum
 
 
+class TimeIsUp(BaseException):
+    """What was being done has had all the time it was given."""
+
+
 class Interruption:
     """While entered, catches SIGINT and SIGTERM; only the main thread can catch anything.
 
@@ -35,10 +41,16 @@ class Interruption:
     of signals as they come, before the interpreter has time for its handlers.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, seconds: float | None = None) -> None:
         self.console = console
         self.requested: int | None = None
         self._held = False
+        self._ends = math.inf if seconds is None else time.monotonic() + seconds
+
+    @property
+    def wanted(self) -> bool:
+        """Whether what is being done is to end: at a signal, or its time is up."""
+        return self.requested is not None or time.monotonic() >= self._ends
 
     def __enter__(self) -> Interruption:
         """Catch signals."""

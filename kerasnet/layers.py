@@ -92,7 +92,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
             )
 
 
-def precise_norm(x: Any, scale: Any, offset: Any, epsilon: float) -> tuple[Any, Any, Any]:
+def precise_norm(x: Any, scale: Any, offset: Any, epsilon: float) -> Any:
     """Normalise over a batch with the statistics that Keras computes, bit for bit.
 
     On a CPU, TensorFlow's fused operation sums a channel's values one after another, with about
@@ -104,7 +104,7 @@ def precise_norm(x: Any, scale: Any, offset: Any, epsilon: float) -> tuple[Any, 
         epsilon: what is added to the variance.
 
     Returns:
-        The normalised x, and the mean and biased variance, which carry no gradient.
+        A tuple of the normalised x, and the mean and biased variance, which carry no gradient.
     """
     import tensorflow as tf
 
@@ -116,7 +116,7 @@ def precise_norm(x: Any, scale: Any, offset: Any, epsilon: float) -> tuple[Any, 
             is_training=False,
         )  # fmt: skip
 
-        def gradient(dy: Any, *_: Any) -> tuple[Any, Any, Any]:
+        def gradient(dy: Any, *_: Any) -> Any:
             return tf.raw_ops.FusedBatchNormGradV3(
                 y_backprop=dy, x=x, scale=scale, reserve_space_1=mean, reserve_space_2=variance,
                 reserve_space_3=tf.constant([], tf.float32), epsilon=epsilon, is_training=True,

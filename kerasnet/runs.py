@@ -20,13 +20,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kerasnet import __version__, schema
-from kerasnet.checkpoint import checkpoint_files
+from kerasnet.checkpoint import newest_step
 from kerasnet.config import read_config
 from kerasnet.document import to_yaml
-from kerasnet.errors import BadInputError, EnvironmentFaultError
+from kerasnet.errors import BadInputError
 from kerasnet.files import (
-    LOCK,
     check_new,
+    locked,
     make_folder,
     read_json,
     remove_temporaries,
@@ -84,7 +84,12 @@ class Run:
     @property
     def started(self) -> bool:
         """Whether there is a checkpoint to go on from."""
-        return bool(checkpoint_files(self.checkpoints))
+        return self.step > 0
+
+    @property
+    def step(self) -> int:
+        """The step of the newest checkpoint, 0 where there is none."""
+        return newest_step(self.checkpoints)
 
     def done(self, config: schema.RunConfig) -> bool:
         """Whether the run has ended and a configuration asks for nothing more."""
@@ -163,31 +168,8 @@ class Run:
             BadInputError: another process trains it.
             EnvironmentFaultError: the folder cannot be written.
         """
-        import portalocker
-
-        file = self.path / LOCK
-        with _opened_lock(file) as stream:
-            try:
-                portalocker.lock(stream, portalocker.LOCK_EX | portalocker.LOCK_NB)
-            except portalocker.AlreadyLocked as error:
-                owner = stream.read(100).decode(errors="replace").strip() or file
-                raise BadInputError(
-                    f"{self.path}: is being trained by another process ({owner}). Wait until it "
-                    "has ended, or choose another folder with --out"
-                ) from error
-            except portalocker.LockException as error:
-                raise EnvironmentFaultError(
-                    f"{file}: cannot be locked: {error}. Choose a folder on another file system "
-                    "with --out"
-                ) from error
-            # A full disk must not keep a run from being looked at.
-            with contextlib.suppress(OSError):
-                stream.truncate(0)
-                stream.write(f"process {os.getpid()} on {platform.node()}\n".encode())
-            try:
-                yield
-            finally:
-                portalocker.unlock(stream)
+        with locked(self.path, "trained"):
+            yield
 
     def prepare(self) -> None:
         """Make the folder for checkpoints and remove what a killed process left half-written.
@@ -220,7 +202,14 @@ class Run:
         Raises:
             BadInputError: the file is not such a table.
         """
-        file = self.path / "metrics.csv"
+        return self._rows("metrics.csv")
+
+    def timing(self) -> list[dict[str, float | None]]:
+        """Return the rows of `timing.csv`, as `metrics` does."""
+        return self._rows("timing.csv")
+
+    def _rows(self, name: str) -> list[dict[str, float | None]]:
+        file = self.path / name
         if not file.exists():
             return []
         try:
@@ -300,21 +289,6 @@ def _read_object(file: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise BadInputError(f"{file}: expected a JSON object, received {type(found).__name__}")
     return found
-
-
-@contextlib.contextmanager
-def _opened_lock(file: Path) -> Iterator[io.FileIO]:
-    try:
-        # Neither truncated, for its owner is read from it, nor followed to somebody else's file.
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-        stream = io.FileIO(os.open(file, flags, 0o644), "r+")
-    except OSError as error:
-        raise EnvironmentFaultError(
-            f"{file}: cannot be written: {error.strerror or error}; training writes into its run "
-            "folder"
-        ) from error
-    with stream:
-        yield stream
 
 
 def load_run(path: str | os.PathLike[str]) -> Run:

@@ -950,6 +950,9 @@ class DataConfig(Strict):
     limit_train: Annotated[int, Field(ge=1, le=2**31)] | None = Field(
         None, description="train on this many images only"
     )
+    train_on: Literal["train", "train+validation"] = Field(
+        "train", description="train+validation: nothing is held back"
+    )
 
 
 class Precision(Strict):

@@ -33,8 +33,10 @@ from kerasnet.errors import (
     DivergedError,
     EnvironmentFaultError,
     InterruptedRunError,
+    OutOfMemoryFaultError,
+    OutOfTimeError,
 )
-from kerasnet.interruption import Interrupted, Interruption
+from kerasnet.interruption import Interrupted, Interruption, TimeIsUp
 from kerasnet.probe import bfloat16_gain
 from kerasnet.progress import Reporter
 from kerasnet.recipe import averaged, compile_model
@@ -66,7 +68,10 @@ def _read_data(config: schema.RunConfig) -> TrainingData:
         )
     train = source.load("train")
     validation = None
-    if source.has_validation:
+    if config.data.train_on == "train+validation":
+        if source.has_validation:
+            train = datasets.joined(train, source.load("validation"))
+    elif source.has_validation:
         validation = source.load("validation")
     elif config.recipe.validation_split:
         train, validation = datasets.split_validation(
@@ -104,6 +109,7 @@ def fit(
     console: Console | None = None,
     test: bool = True,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    seconds: float | None = None,
 ) -> dict[str, Any]:
     """Train the model of a run folder to its end and leave everything about it there.
 
@@ -116,6 +122,7 @@ def fit(
         console: where progress goes; standard output if not given.
         test: whether to read the test set, once, at the end. A search does not.
         on_epoch: called after each epoch with its row of `metrics.csv`.
+        seconds: after so many the run is left as at a signal, after a step.
 
     Returns:
         What `summary.json` holds: `test_accuracy` (a fraction; None without `test`), `epochs`,
@@ -127,17 +134,20 @@ def fit(
         DivergedError: the loss is no longer a finite number.
         EnvironmentFaultError: the run folder cannot be written, or memory ran out.
         InterruptedRunError: by Ctrl-C or SIGTERM; the state was saved after the step.
+        OutOfTimeError: `seconds` have passed; the state was saved after the step.
     """
     console = console or Console()
     try:
-        with run.locked(), Interruption(console) as stop:
+        with run.locked(), Interruption(console, seconds) as stop:
             run.prepare()
             return _fit(run, config or run.config, console, stop, test, on_epoch)
+    except TimeIsUp as error:
+        raise OutOfTimeError(f"{run.path}: the time is up; {_way_on(run, config)}") from error
     except Interrupted as signal:
         message = f"{run.path}: interrupted; {_way_on(run, config)}"
         raise InterruptedRunError(message, signal.signum) from signal
     except EnvironmentFaultError as error:
-        raise EnvironmentFaultError(f"{error}; {_way_on(run, config)}") from error
+        raise type(error)(f"{error}; {_way_on(run, config)}") from error
 
 
 def _way_on(run: Run, config: schema.RunConfig | None = None) -> str:
@@ -206,7 +216,7 @@ def _memory(where: str, option: str) -> Iterator[None]:
             if option.startswith("--")
             else f"Lower `{option}` in config.yaml"
         )
-        raise EnvironmentFaultError(f"{where}: memory ran out. {advice}") from error
+        raise OutOfMemoryFaultError(f"{where}: memory ran out. {advice}") from error
 
 
 def _newest(run: Run, config: schema.RunConfig, console: Console) -> Checkpoint | None:

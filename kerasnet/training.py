@@ -18,7 +18,7 @@ from kerasnet import schema
 from kerasnet.backend import devices
 from kerasnet.checkpoint import Arrays, Progress, write_checkpoint
 from kerasnet.convert import save_weights
-from kerasnet.interruption import Interrupted, Interruption
+from kerasnet.interruption import Interrupted, Interruption, TimeIsUp
 from kerasnet.progress import Reporter
 from kerasnet.recipe import averaged, inner, swap_averages
 from kerasnet.runs import METRICS, TIMING, Run
@@ -210,7 +210,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         if done == self.steps:
             self.progress.unvalidated = {k: float(logs[k]) for k in ("loss", "accuracy")}
         wanted = self.reporter.wants(done)
-        interrupted = self.training.stop.requested is not None
+        interrupted = self.training.stop.wanted
         due = done < self.steps and self.saver.due()
         if self._check_always or wanted or interrupted or due or done == self.steps:
             self._check(logs)
@@ -247,10 +247,9 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self.saver.save(model, capture(metric_variables(model)) if under_way else {})
 
     def _interrupt(self) -> None:
-        signum = self.training.stop.requested
-        assert signum is not None
         self._save()
-        raise Interrupted(signum)
+        signum = self.training.stop.requested
+        raise TimeIsUp if signum is None else Interrupted(signum)
 
     def on_test_begin(self, logs: Any = None) -> None:
         """Validate with the averaged weights."""
@@ -259,7 +258,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
         """Save and leave validation at a signal."""
-        if self.training.stop.requested is not None:
+        if self.training.stop.wanted:
             swap_averages(self.model)
             self._interrupt()
 

@@ -13,7 +13,7 @@ from kerasnet.data.network import network_reaches
 from kerasnet.data.pipeline import evaluation_pipeline, steps_per_epoch, training_pipeline
 from kerasnet.data.places import Located, dataset_spec, locate, search_places
 from kerasnet.data.resizing import resize
-from kerasnet.data.splits import Split, SplitName, limit, split_validation
+from kerasnet.data.splits import Split, SplitName, joined, limit, split_validation
 
 __all__ = [
     "ImageData",
@@ -24,6 +24,7 @@ __all__ = [
     "dataset_spec",
     "effective_augment",
     "evaluation_pipeline",
+    "joined",
     "limit",
     "load_dataset",
     "locate",

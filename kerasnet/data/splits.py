@@ -130,6 +130,15 @@ def split_validation(train: Split, fraction: float, seed: int) -> tuple[Split, S
     return train.take(~held_out), train.take(held_out)
 
 
+def joined(first: Split, second: Split) -> Split:
+    """Return the images of one split and then those of another, of the same size."""
+    import numpy as np
+
+    images = buffer((len(first) + len(second), *first.images.shape[1:]))
+    np.concatenate([first.images, second.images], out=images)
+    return Split(images, np.concatenate([first.labels, second.labels]))
+
+
 def limit(split: Split, n: int, seed: int) -> Split:
     """Return `n` of the images in their order, the classes in proportion; all if there are fewer.
 

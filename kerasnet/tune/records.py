@@ -3,8 +3,8 @@
 `search.yaml` is written before TensorFlow loads and says everything that a process needs to take
 part in the search or to go on with it. A trial's training is a run folder, `trials/<trial>` (and
 `trials/<trial>-2` and so on where a point is trained several times); `records/<trial>.json` says
-what became of it and is written once, when the trial has ended. keras-tuner's own state lies in
-`keras-tuner/`. `search.json` and `best.yaml` are made from all of these and can be made again.
+what is known of it. keras-tuner's own state lies in `keras-tuner/`; where it and a record differ,
+the record is right. `search.json` and `best.yaml` are made from all of these and can be made again.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ class Trial(BaseModel):
 
     A trial that ended is `finished`; `stopped`, early, for others were better after as many
     epochs; `diverged`, its loss no finite number; or `failed`, with its error. One that has not
-    ended is `running` or, where no process trains it, `interrupted`.
+    ended is `running` or, where no process trains it, `interrupted`. `attempts` counts how often a
+    process began at the same `step` and was lost.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    trial: str = Field(pattern=r"^[0-9A-Za-z_-]{1,50}$")
+    trial: str = Field(pattern=r"^[0-9]{1,9}$")
     values: dict[str, bool | int | float | str | None]
     state: State
     val_accuracy: Fraction | None = None
@@ -51,6 +52,8 @@ class Trial(BaseModel):
     continues: str | None = None
     error: str | None = None
     exit_code: int = 0
+    attempts: int = 0
+    step: int = 0
 
     @property
     def ended(self) -> bool:
@@ -81,7 +84,7 @@ class SearchFolder:
         write_atomically(self.path / "search.yaml", text.encode())
 
     def record(self, trial: str) -> Trial | None:
-        """Return what an ended trial came to, None where it has not ended.
+        """Return what is known of a trial, None where it was never begun.
 
         Raises:
             BadInputError: the file is damaged.
@@ -90,28 +93,29 @@ class SearchFolder:
         return _read_trial(file) if file.is_file() else None
 
     def write_record(self, trial: Trial) -> None:
-        """Write what an ended trial came to."""
-        assert trial.ended
+        """Write what is known of a trial."""
         text = json.dumps(trial.model_dump(mode="json"), indent=2) + "\n"
         write_atomically(self.path / "records" / f"{trial.trial}.json", text.encode())
 
     def records(self) -> list[Trial]:
-        """Return the ended trials by name.
+        """Return the trials that were begun, in that order.
 
         Raises:
             BadInputError: a file is damaged.
         """
-        return [_read_trial(file) for file in sorted((self.path / "records").glob("*.json"))]
+        found = [_read_trial(file) for file in (self.path / "records").glob("*.json")]
+        return sorted(found, key=lambda trial: int(trial.trial))
 
     def curve(self, trial: Trial) -> list[tuple[int, float]]:
         """Return (epoch, validation accuracy) of a trial's first execution, so far as trained."""
         run = Run(self.path / trial.runs[0]) if trial.runs else self.run(trial.trial)
         rows = run.metrics()
+        curve = [(int(row["epoch"] or 0), row[OBJECTIVE]) for row in rows]
         return [
-            (int(row["epoch"]), row[OBJECTIVE])
-            for row in rows
-            if row[OBJECTIVE] is not None and (not trial.ended or row["epoch"] <= trial.epochs)
-        ]  # fmt: skip
+            (epoch, accuracy)
+            for epoch, accuracy in curve
+            if accuracy is not None and (not trial.ended or epoch <= trial.epochs)
+        ]
 
 
 def open_search(path: str | os.PathLike[str]) -> SearchFolder:
@@ -158,6 +162,7 @@ class Search(BaseModel):
     epochs: int
     executions: int
     limit_train: int | None = None
+    precision: str | None = None
     planned: int | None = None
     complete: bool
     seconds: float

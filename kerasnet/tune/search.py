@@ -1,258 +1,284 @@
-"""Searches with keras-tuner in which every trial is a run folder."""
+"""A search from its question to its outcome, in this process or by others."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
-import shlex
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, get_args
 
-from rich.console import Console
-
-from kerasnet import schema
-from kerasnet.config import resolve, with_values
+from kerasnet import __version__, data, schema
 from kerasnet.document import to_yaml
-from kerasnet.errors import BadInputError, DivergedError, KerasnetError, did_you_mean
+from kerasnet.errors import (
+    BadInputError,
+    DivergedError,
+    EnvironmentFaultError,
+    InterruptedRunError,
+    OutOfTimeError,
+    did_you_mean,
+)
 from kerasnet.files import check_new, make_folder, write_atomically
-from kerasnet.progress import duration
-from kerasnet.runs import create_run
-from kerasnet.summary import table
-from kerasnet.tune.space import hyperparameters
+from kerasnet.tune.records import Search, SearchFolder, Trial, best_of
+from kerasnet.tune.space import apply, points
 
-ALGORITHMS = ("random",)
-OBJECTIVE = "val_accuracy"
+if TYPE_CHECKING:
+    from rich.console import Console
 
-
-@dataclass(frozen=True)
-class Trial:
-    """One trained point of a search; `val_accuracy` is a fraction, after the last epoch."""
-
-    trial: str
-    values: dict[str, Any]
-    state: str
-    val_accuracy: float
-    seconds: float
-    run: str
+ALGORITHMS = get_args(schema.SearchConfig.model_fields["algorithm"].annotation)
+DEFAULT_TRIALS = 10
+# Li et al. 2018 use 3 or 4.
+HYPERBAND_FACTOR = 3
 
 
-@dataclass(frozen=True)
-class Search:
-    """What a search found; the trials are in the order they were run."""
+def ask(
+    base: schema.RunConfig,
+    space: schema.Space,
+    *,
+    space_name: str,
+    algorithm: str = "random",
+    trials: int | None = None,
+    executions: int = 1,
+    stop_early: bool = True,
+) -> schema.SearchConfig:
+    """Return what a search is asked for, held against what can be known before it begins.
 
-    model: str
-    dataset: str
-    space: str
-    algorithm: str
-    seed: int
-    trials: tuple[Trial, ...]
-    command: str
-
-    @property
-    def best(self) -> Trial:
-        """The trial of the highest validation accuracy; the first of equals."""
-        return max(self.trials, key=lambda t: t.val_accuracy)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the object that `kerasnet tune --json` prints and `search.json` holds."""
-        plain = asdict(self)
-        return {**plain, "trials": list(plain["trials"]), "best": asdict(self.best)}
-
-    def table(self) -> str:
-        """Return the trials, best first, as text."""
-        paths = list(self.best.values)
-        header = ("trial", *(p.rpartition(".")[2] for p in paths), "val accuracy", "time", "state")
-        rows = [
-            (t.trial, *(f"{t.values[p]:.3g}" if isinstance(t.values[p], float) else str(t.values[p])
-                        for p in paths),
-             f"{t.val_accuracy:.4f}", duration(t.seconds), t.state)
-            for t in sorted(self.trials, key=lambda t: -t.val_accuracy)
-        ]  # fmt: skip
-        return table(header, rows, header[1:-1])
-
-
-def check_search(algorithm: str, out: str | os.PathLike[str]) -> None:
-    """Check what can be checked of a search before TensorFlow loads.
+    Args:
+        base: what every trial starts from, as `space.check_space` returns it.
+        space: the fields that vary.
+        space_name: how the user named the space.
+        algorithm: `random`, `bayesian`, `hyperband` or `grid`.
+        trials: how many points; 10 if not given, all of them for `grid`. `hyperband` decides.
+        executions: trainings of each point, whose mean is its score.
+        stop_early: whether a trial ends that is worse than the median of the others.
 
     Raises:
-        BadInputError: the algorithm is unknown, or the folder is in use.
+        BadInputError: the algorithm is unknown, or it and the rest do not go together.
     """
     if algorithm not in ALGORITHMS:
         raise BadInputError(
             f"there is no algorithm '{algorithm}'. {did_you_mean(algorithm, ALGORITHMS)}"
         )
-    check_new(out)
+    if not _has_validation(base):
+        raise BadInputError(
+            f"recipe '{base.recipe_name}' has validation_split 0, so a search would have to look "
+            "at the test set; choose another --recipe"
+        )
+    if algorithm == "hyperband":
+        if trials is not None:
+            raise BadInputError("--trials: hyperband derives them from --epochs; leave it out")
+        if "recipe.epochs" in space.parameters:
+            raise BadInputError(
+                f"space '{space_name}' varies recipe.epochs, which hyperband chooses; choose "
+                "another --algorithm"
+            )
+    elif algorithm != "grid":
+        trials = trials or DEFAULT_TRIALS
+    return schema.SearchConfig(
+        kerasnet=__version__, space_name=space_name, space=space, base=base,
+        algorithm=algorithm,  # type: ignore[arg-type]
+        trials=trials, executions=executions, stop_early=stop_early,
+    )  # fmt: skip
 
 
-def search(
-    config: schema.RunConfig,
-    space: schema.Space,
-    *,
-    space_name: str,
-    algorithm: str = "random",
-    trials: int,
-    out: str | os.PathLike[str],
-    console: Console,
-) -> Search:
-    """Train `trials` points of a space and return them; never reads the test set.
+def _has_validation(config: schema.RunConfig) -> bool:
+    if config.recipe.validation_split:
+        return True
+    if config.data.spec.source.type != "folder":
+        return False
+    return data.load_dataset(config.data.name, spec=config.data.spec, size=(8, 8)).has_validation
+
+
+def planned(asked: schema.SearchConfig) -> int | None:
+    """Return how many trials a search will have, if no budget ends it; None where that is open."""
+    if asked.algorithm == "hyperband":
+        rounds = [r for bracket in hyperband_plan(asked.base.recipe.epochs) for r in bracket]
+        return sum(trials for trials, _ in rounds)
+    if asked.algorithm == "grid":
+        sizes = [n for n in (points(asked.space), asked.trials) if n is not None]
+        return min(sizes, default=None)
+    return asked.trials
+
+
+def hyperband_plan(epochs: int, factor: int = HYPERBAND_FACTOR) -> list[list[tuple[int, int]]]:
+    """Return hyperband's brackets: for each of its rounds, how many trials and to which epoch.
 
     Args:
-        config: what every trial starts from; its seed also draws the points.
-        space: the fields that vary.
-        space_name: how the user named the space.
-        algorithm: `random` (Bergstra & Bengio 2012).
-        trials: how many points.
-        out: a new folder: `trials/<n>/` are run folders, `search.json` the outcome, `best.yaml`
-            the best trial's configuration.
-        console: where progress goes.
+        epochs: of the longest trial.
+        factor: by which each round is longer and has fewer trials.
+    """
+    brackets = 0
+    while epochs >= factor**brackets:
+        brackets += 1
+    last = math.ceil(1 + math.log(epochs, factor))
+    return [
+        [
+            (math.ceil(last / (b + 1) * factor ** (b - r)), math.ceil(epochs / factor ** (b - r)))
+            for r in range(b + 1)
+        ]
+        for b in reversed(range(brackets))
+    ]
+
+
+def begin(out: str | os.PathLike[str], asked: schema.SearchConfig) -> SearchFolder:
+    """Make a search folder.
 
     Raises:
-        BadInputError: the algorithm is unknown or the folder is not empty.
+        BadInputError: it is not empty.
+        EnvironmentFaultError: it cannot be made.
     """
-    check_search(algorithm, out)
-    folder = make_folder(out)
-    runner = _Runner(config, folder, console, trials)
-    runner.search(space)
-    done = runner.done
-    if not any(trial.state == "finished" for trial in done):
-        raise DivergedError(f"{folder}: every trial diverged; search lower learning rates")
-    best = max(done, key=lambda t: t.val_accuracy)
-    write_atomically(folder / "best.yaml", to_yaml(with_values(config, best.values)).encode())
-    found = Search(
-        config.architecture.name, config.data.name, space_name, algorithm, config.seed,
-        tuple(done), fit_command(config, best, folder),
+    check_new(out)
+    folder = SearchFolder(make_folder(out))
+    folder.write_asked(asked)
+    return folder
+
+
+def settle(folder: SearchFolder) -> None:
+    """Choose, once for all trials, what depends on the devices; the backend must be loaded."""
+    from kerasnet.train import confirmed
+
+    asked = folder.asked
+    if asked.base.precision.requested == "auto" and not folder.records():
+        found = confirmed(asked.base)
+        fixed = found.model_copy(update={"requested": found.resolved})
+        base = asked.base.model_copy(update={"precision": fixed})
+        folder.write_asked(asked.model_copy(update={"base": base}))
+
+
+# ---------------------------------------------------------------------------- outcome
+
+
+def snapshot(folder: SearchFolder, asked: schema.SearchConfig | None = None) -> Search:
+    """Return what is known of a search now."""
+    asked = asked or folder.asked
+    trials = [t if t.ended else _so_far(folder, t) for t in folder.records()]
+    number, base = planned(asked), asked.base
+    ended = sum(trial.ended for trial in trials)
+    best = best_of(trials)
+    return Search(
+        model=base.architecture.name, dataset=base.data.name,
+        data_remark=data.locate(base.data.name, base.data.spec, base.data.data_dir).remark,
+        recipe=base.recipe_name, space=asked.space_name, algorithm=asked.algorithm,
+        seed=base.seed, epochs=base.recipe.epochs, executions=asked.executions,
+        limit_train=base.data.limit_train, precision=base.precision.resolved, planned=number,
+        complete=number is not None and ended >= number,
+        seconds=sum(trial.seconds for trial in trials), trials=trials, best=best,
+        command=fit_command(folder, base) if best else None,
     )  # fmt: skip
-    text = json.dumps(found.to_json(), indent=2) + "\n"
-    write_atomically(folder / "search.json", text.encode())
+
+
+def _so_far(folder: SearchFolder, trial: Trial) -> Trial:
+    """Return a trial that has not ended with what its run folder says by now."""
+    with contextlib.suppress(BadInputError):
+        curve = folder.curve(trial)
+        if curve:
+            scores = {"val_accuracy": curve[-1][1], "best_epoch": max(curve, key=_second)[0]}
+            return trial.model_copy(update={"epochs": curve[-1][0], **scores})
+    return trial.model_copy(update={"epochs": 0})
+
+
+def _second(pair: tuple[int, float]) -> float:
+    return pair[1]
+
+
+def publish(folder: SearchFolder, asked: schema.SearchConfig | None = None) -> Search:
+    """Write `search.json` and `best.yaml`, and return what was found."""
+    asked = asked or folder.asked
+    found = snapshot(folder, asked)
+    if found.best is not None:
+        text = to_yaml(best_config(asked, found.best), comment=f"Train it: {found.command}")
+        write_atomically(folder.path / "best.yaml", text.encode())
+    text = json.dumps(found.model_dump(mode="json"), indent=2) + "\n"
+    write_atomically(folder.path / "search.json", text.encode())
     return found
 
 
-class _Runner:
-    """Trains points as run folders and records them in `done`."""
+def best_config(asked: schema.SearchConfig, best: Trial) -> schema.RunConfig:
+    """Return the configuration that trains a trial's values on all images but the test set's."""
+    config = apply(asked.base, asked.space, best.values)
+    whole = {"train_on": "train+validation", "limit_train": None}
+    return config.model_copy(update={"data": config.data.model_copy(update=whole)})
 
-    def __init__(
-        self, config: schema.RunConfig, folder: Path, console: Console, trials: int
-    ) -> None:
-        self.config, self.folder, self.console, self.trials = config, folder, console, trials
-        self.done: list[Trial] = []
-        self.failures: list[KerasnetError] = []
 
-    def search(self, space: schema.Space) -> None:
-        """Train every trial.
+def fit_command(folder: SearchFolder, base: schema.RunConfig) -> str:
+    """Return the shell line that trains the best values and reads the test set, once."""
+    import shlex
 
-        keras-tuner swallows all errors but its own fatal one, which here stands for the first
-        that the user must see.
-        """
-        import keras_tuner
+    words = ["kerasnet", "fit", base.architecture.name, "--from-search", str(folder.path)]
+    return shlex.join(words)
 
-        tuner = make_tuner(space, self.trials, self.config.seed, self.folder, self.train)
-        try:
-            tuner.search(verbose=0)
-        except keras_tuner.errors.FatalError:
-            raise self.failures[0] from None
-        if not self.done:
-            raise BadInputError(f"{self.folder}: keras-tuner drew no point of this space")
 
-    def train(self, trial: str, values: dict[str, Any]) -> float:
-        """Train one point and return its validation accuracy, a fraction."""
-        import keras
-        import keras_tuner
+def check_outcome(folder: SearchFolder, found: Search) -> None:
+    """Refuse an outcome in which there is nothing to choose from.
 
-        keras.backend.clear_session(free_memory=True)
-        said = ", ".join(
-            f"{path} {value:.4g}" if isinstance(value, float) else f"{path} {value}"
-            for path, value in values.items()
+    Raises:
+        DivergedError: every trial that ended diverged, or failed.
+        KerasnetError: every trial failed.
+    """
+    ended = [trial for trial in found.trials if trial.ended]
+    if any(trial.state in ("finished", "stopped") for trial in ended) or not ended:
+        return
+    first = ended[0]
+    diverged = [trial for trial in ended if trial.state == "diverged"]
+    more = f"the first said: {first.error}"
+    if diverged:
+        raise DivergedError(
+            f"{folder.path}: all {len(ended)} trials diverged or failed; {more}. Search lower "
+            "learning rates, or set `gradient_clip` in the recipe"
         )
-        number = f"trial {len(self.done) + 1}/{self.trials}"
-        self.console.print(f"{number}: {said}", highlight=False, style="bold")
-        try:
-            finished = self._train(trial, values)
-        except KerasnetError as error:
-            self.failures.append(error)
-            raise keras_tuner.errors.FatalError(str(error)) from error
-        self.done.append(finished)
-        return finished.val_accuracy
-
-    def _train(self, trial: str, values: dict[str, Any]) -> Trial:
-        from kerasnet.train import fit
-
-        run = create_run(self.folder / "trials" / trial, with_values(self.config, values))
-        try:
-            summary = fit(run, console=self.console, test=False)
-        except DivergedError as error:
-            # The worst possible score, so that a search moves away from such rates.
-            self.console.print(f"diverged: {error}", highlight=False, markup=False)
-            return Trial(trial, values, "diverged", 0.0, 0.0, str(run.path))
-        if summary[OBJECTIVE] is None:
-            raise BadInputError(f"{run.path}: this trial had no validation images to be scored on")
-        return Trial(
-            trial, values, "finished", summary[OBJECTIVE], summary["seconds"], str(run.path)
-        )
+    kind = EnvironmentFaultError if first.exit_code == 4 else BadInputError
+    raise kind(f"{folder.path}: all {len(ended)} trials failed; {more}")
 
 
-def make_tuner(
-    space: schema.Space, trials: int, seed: int, folder: Path,
-    train: Callable[[str, dict[str, Any]], float],
-) -> Any:  # fmt: skip
-    """Return a keras-tuner random search whose trials are trained by a function.
+# ---------------------------------------------------------------------------- in this process
+
+
+@contextlib.contextmanager
+def going_on(folder: SearchFolder) -> Iterator[None]:
+    """Say how to go on with a search that is interrupted or meets a fault.
+
+    Raises:
+        InterruptedRunError: by Ctrl-C or SIGTERM.
+        EnvironmentFaultError: as what it is caused by.
+    """
+    from kerasnet.interruption import Interrupted
+
+    on = f"Go on with: kerasnet tune --resume {folder.path}"
+    try:
+        yield
+    except Interrupted as error:
+        raise InterruptedRunError(f"{folder.path}: interrupted. {on}", error.signum) from error
+    except InterruptedRunError as error:
+        signum = error.exit_code - 128
+        raise InterruptedRunError(f"{folder.path}: interrupted. {on}", signum) from error
+    except EnvironmentFaultError as error:
+        raise type(error)(f"{error}. {on}") from error
+
+
+def search_here(folder: SearchFolder, console: Console, deadline: float = math.inf) -> None:
+    """Train trials in this process, one after another, until there are no more or time is up.
 
     Args:
-        space: the fields that vary.
-        trials: how many points are drawn.
-        seed: of the drawing.
-        folder: where keras-tuner keeps its state.
-        train: takes a trial's name and its values by path, and returns its score.
+        folder: the search's.
+        console: where training says how it goes.
+        deadline: of `time.monotonic`.
+
+    Raises:
+        InterruptedRunError: by Ctrl-C or SIGTERM; state saved after the step.
+        EnvironmentFaultError: the folder cannot be written, or the like.
     """
     import keras_tuner
 
-    class RunFolderTuner(keras_tuner.RandomSearch):  # type: ignore[misc]
-        """A tuner whose trials are run folders."""
+    from kerasnet.tune.oracles import RunFolderTuner, make_oracle
+    from kerasnet.tune.trials import TrialRunner
 
-        def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
-            return {OBJECTIVE: train(trial.trial_id, dict(trial.hyperparameters.values))}
-
-    return RunFolderTuner(
-        objective=keras_tuner.Objective(OBJECTIVE, "max"),
-        max_trials=trials,
-        # keras-tuner takes seed 0 for no seed.
-        seed=seed + 1,
-        hyperparameters=hyperparameters(space),
-        directory=str(folder),
-        project_name="keras-tuner",
-    )
-
-
-def fit_command(config: schema.RunConfig, best: Trial, folder: Path) -> str:
-    """Return the shell line that trains the best point again, with the test set at its end.
-
-    It names model and options where that comes to the same configuration, else `best.yaml`.
-    """
-    rate = best.values.get("recipe.optimizer.learning_rate")
-    again = shlex.join(["kerasnet", "fit", "--config", str(folder / "best.yaml")])
-    if rate is None or len(best.values) > 1:
-        return again
-    name, requested = config.architecture.name, config.precision.requested
-    overrides = {"recipe.optimizer.learning_rate": rate, "recipe.epochs": config.recipe.epochs}
-    options: dict[str, Any] = {
-        "recipe": config.recipe_name,
-        "dataset": config.data.name,
-        "data_dir": config.data.data_dir,
-        "seed": config.seed,
-        "limit_train": config.data.limit_train,
-    }
+    runner, oracle = TrialRunner(folder, console, deadline), make_oracle(folder.asked)
+    oracle.deadline = deadline
+    tuner = RunFolderTuner(oracle, folder.path, runner)
     try:
-        made = resolve(name, precision_request=requested, overrides=overrides, **options)
-    except KerasnetError:
-        return again  # the registry that was searched is not the built-in one
-    if made != with_values(config, best.values):
-        return again
-    words = ["kerasnet", "fit", name]
-    given = {**options, "precision": requested, "epochs": config.recipe.epochs,
-             "learning_rate": repr(rate)}  # fmt: skip
-    usual = {"seed": 0, "precision": "auto"}
-    for option, value in given.items():
-        if value is not None and value != usual.get(option):
-            words += [f"--{option.replace('_', '-')}", str(value)]
-    return shlex.join(words)
+        tuner.search()
+    except keras_tuner.errors.FatalError as error:
+        assert runner.fault is not None, "only this runner ends a search"
+        if not isinstance(runner.fault, OutOfTimeError):
+            raise runner.fault from error

@@ -1,0 +1,344 @@
+"""`kerasnet tune …`: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from kerasnet.errors import BadInputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kerasnet import schema
+    from kerasnet.tune.records import Search, SearchFolder
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class _Group(TyperGroup):
+    """Commands of which `search` is meant where none is named: `kerasnet tune resnet20`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or args[0] not in self.commands:
+            args = ["search", *args]
+        return super().parse_args(ctx, args)  # type: ignore[no-any-return]
+
+
+app = typer.Typer(
+    name="tune",
+    cls=_Group,
+    help="Search learning rates, or any other fields, on the validation split.",
+    rich_markup_mode=None,
+    add_help_option=False,
+)
+
+
+def _example(*lines: str) -> str:
+    # \b keeps the help formatter from joining lines.
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+@app.command(
+    epilog=_example(
+        "kerasnet tune resnet20 --dataset digits --trials 6 --epochs 4",
+        "kerasnet tune resnet20 --space optimizer --algorithm bayesian --budget 2h --workers 2",
+        "kerasnet tune --resume runs/rates --trials 24",
+        "kerasnet tune report runs/rates",
+    )
+)
+def search(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="A model; or give --resume or --join.")
+    ] = None,
+    space: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE", help="A space in tuning/, or a YAML file. [default: learning_rate]"
+        ),
+    ] = None,
+    algorithm: Annotated[
+        str | None,
+        typer.Option(
+            metavar="random|bayesian|hyperband|grid",
+            help="How points are drawn. [default: random]",
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many points are trained. [default: 10; all of a grid]"),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Of each trial; of hyperband's longest.")
+    ] = None,
+    executions: Annotated[
+        int | None,
+        typer.Option(min=1, max=100, help="Trainings of a point, by as many seeds. [default: 1]"),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="30m|1h30m", help="Nothing is begun after it, and training is left."),
+    ] = None,
+    early_stopping: Annotated[
+        bool,
+        typer.Option(help="End trials that are worse than the median of the others so far."),
+    ] = True,
+    recipe: Annotated[str | None, typer.Option(help="What every trial starts from.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(metavar="NAME|DIR", help="As for fit. [default: cifar10]")
+    ] = None,
+    data_dir: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where the data are looked for first.")
+    ] = None,
+    limit_train: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Train on N images only.")
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(metavar="auto|float32|mixed_bfloat16|mixed_float16", help="[default: auto]"),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=2**31 - 1, help="Of the points and of training. [default: 0]"),
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="A new folder. [default: runs/tune-MODEL-DATASET-TIME]"),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Go on with a search; also with more --trials."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, max=1024, metavar="N", help="Train in N processes, with a chief."),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Processors for each worker. [default: all, shared out]"
+        ),
+    ] = None,
+    chief: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Let workers on other machines join here. Whoever reaches the port can take part: "
+            "open it to trusted networks only.",
+        ),
+    ] = None,
+    join: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Train for a chief; --out is the folder it shares."),
+    ] = None,
+    registry: Annotated[
+        str | None,
+        typer.Option("--registry", metavar="FILE", help="YAML laid over the built-in one."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object at the end; progress to stderr.")
+    ] = False,
+) -> None:
+    """Search learning rates, or any other fields, on the validation split."""
+    asked = {
+        "name": name, "space": space, "algorithm": algorithm, "epochs": epochs,
+        "executions": executions, "recipe": recipe, "dataset": dataset, "data_dir": data_dir,
+        "limit_train": limit_train, "precision": precision, "seed": seed, "registry": registry,
+    }  # fmt: skip
+    given = {key: value for key, value in asked.items() if value is not None}
+    _check(given, trials, out, resume, join, chief, workers, early_stopping)
+    deadline = math.inf if budget is None else time.monotonic() + _seconds(budget)
+    if resume is not None:
+        folder = _resumed(resume, trials)
+    elif join is not None:
+        folder = _shared(out)
+    else:
+        folder = _begun(given, trials, out, early_stopping)
+    from kerasnet.tune import session
+
+    console = _console(to_stderr=as_json)
+    if join is not None:
+        session.join(folder, join, workers or 1, threads, deadline, console)
+        return
+    found = session.search(folder, console, workers=workers, threads=threads, address=chief,
+                           deadline=deadline)  # fmt: skip
+    if as_json:
+        typer.echo(json.dumps(found.model_dump(mode="json"), indent=2, ensure_ascii=False))
+    else:
+        _say_result(console, folder, found)
+
+
+@app.command(
+    epilog=_example(
+        "kerasnet tune report runs/rates",
+        "kerasnet tune report runs/rates --csv > trials.csv",
+        "kerasnet tune report runs/rates --tensorboard logs",
+    )
+)
+def report(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A search folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all curves.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print a row for each trial.")] = False,
+    tensorboard: Annotated[
+        str | None,
+        typer.Option(metavar="LOGDIR", help="Write the trials for TensorBoard's HParams there."),
+    ] = None,
+) -> None:
+    """Write what a search found, as one HTML page, JSON, CSV or for TensorBoard."""
+    from kerasnet.tune.report import report as write
+
+    write(folder, as_json, as_csv, tensorboard)
+
+
+# ---------------------------------------------------------------------------- what is asked
+
+
+def _check(
+    given: dict[str, Any], trials: int | None, out: str | None, resume: str | None,
+    join: str | None, chief: str | None, workers: int | None, early_stopping: bool,
+) -> None:  # fmt: skip
+    """Refuse options that do not go together."""
+    from kerasnet.tune.process import split_address
+
+    for option, address in (("--chief", chief), ("--join", join)):
+        try:
+            if address is not None:
+                split_address(address)
+        except ValueError:
+            raise BadInputError(
+                f"{option} takes HOST:PORT, such as 192.168.0.7:5000, not '{address}'"
+            ) from None
+    carried = [f"--{key.replace('_', '-')}" if key != "name" else "the model" for key in given]
+    carried += [] if early_stopping else ["--no-early-stopping"]
+    if resume is not None:
+        clash = carried + (["--out"] if out else []) + (["--join"] if join else [])
+        if clash:
+            raise BadInputError(
+                f"{', '.join(clash)}: a search that goes on carries all of this; leave it out"
+            )
+    elif join is not None:
+        clash = carried + (["--trials"] if trials else []) + (["--chief"] if chief else [])
+        if clash:
+            raise BadInputError(f"{', '.join(clash)}: the chief knows all of this; leave it out")
+        if out is None:
+            raise BadInputError(
+                "--join needs --out DIR: the search folder, which all machines share"
+            )
+    elif "name" not in given:
+        raise BadInputError("name a model, such as `kerasnet tune resnet20`, or give --resume")
+    if workers == 0 and chief is None:
+        raise BadInputError("--workers 0 goes with --chief: others must join")
+
+
+def _seconds(budget: str) -> float:
+    """Return the seconds in 90s, 30m or 1h30m."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", budget)
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if "".join(number + unit for number, unit in parts) != budget or not 0 < seconds < 1e9:
+        raise BadInputError(f"--budget takes 90s, 30m, 2h or 1h30m, not '{budget}'")
+    return seconds
+
+
+def _begun(
+    given: dict[str, Any], trials: int | None, out: str | None, early_stopping: bool
+) -> SearchFolder:
+    """Make the folder of a new search, checked as far as it can be without TensorFlow."""
+    from kerasnet.config import check, resolve
+    from kerasnet.files import check_new
+    from kerasnet.registry import load_registry
+    from kerasnet.runs import default_folder
+    from kerasnet.tune import search as searches
+    from kerasnet.tune.space import check_space, read_space
+
+    known = load_registry(given.get("registry"))
+    space_name = given.get("space", "learning_rate")
+    space, document = read_space(space_name)
+    epochs = given.get("epochs")
+    base: schema.RunConfig = resolve(
+        given["name"], registry=known, recipe=given.get("recipe"),
+        dataset=given.get("dataset", "cifar10"), data_dir=given.get("data_dir"),
+        precision_request=given.get("precision", "auto"), seed=given.get("seed", 0),
+        limit_train=given.get("limit_train"),
+        overrides={"recipe.epochs": epochs} if epochs else None,
+    )  # fmt: skip
+    check(base)
+    base = check_space(base, space, document, known)
+    asked = searches.ask(
+        base, space, space_name=space_name, algorithm=given.get("algorithm", "random"),
+        trials=trials, executions=given.get("executions", 1), stop_early=early_stopping,
+    )  # fmt: skip
+    folder = out or default_folder(base, prefix="tune-")
+    check_new(folder)
+    return searches.begin(folder, asked)
+
+
+def _resumed(path: str, trials: int | None) -> SearchFolder:
+    """Open a search to go on with, with more trials where that is asked for."""
+    from kerasnet.config import check
+    from kerasnet.tune.records import open_search
+
+    folder = open_search(path)
+    asked = folder.asked
+    check(asked.base)
+    if trials is not None and trials != asked.trials:
+        if asked.trials is None:
+            raise BadInputError(
+                f"--trials: {asked.algorithm} decides by itself how many there are; leave it out"
+            )
+        if trials < asked.trials:
+            raise BadInputError(
+                f"--trials {trials} would shorten the search, which has {asked.trials}"
+            )
+        folder.write_asked(asked.model_copy(update={"trials": trials}))
+    return folder
+
+
+def _shared(path: str | None) -> SearchFolder:
+    from kerasnet.config import check
+    from kerasnet.tune.records import open_search
+
+    assert path is not None, "checked before"
+    folder = open_search(path)
+    check(folder.asked.base)
+    return folder
+
+
+# ---------------------------------------------------------------------------- what is said
+
+
+def _console(to_stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=to_stderr)
+
+
+def _say(console: Console, text: str, **more: Any) -> None:
+    console.print(text, highlight=False, soft_wrap=True, markup=False, **more)
+
+
+def _say_result(console: Console, folder: SearchFolder, found: Search) -> None:
+    from kerasnet.tune.view import trial_table
+
+    _say(console, "")
+    console.print(trial_table(found, found.ranked))
+    best = found.best
+    if not found.complete:
+        on = f"kerasnet tune --resume {folder.path}"
+        _say(console, f"\nthe time is up before all trials have ended; go on with: {on}")
+    if best is None:
+        _say(console, "\nno trial has been trained to its end")
+        return
+    spread = ""
+    if len(best.scores) > 1:
+        spread = f" (mean of {len(best.scores)}: {min(best.scores):.4f}…{max(best.scores):.4f})"
+    said = f"\nbest: trial {best.trial}, validation accuracy {best.val_accuracy:.4f}{spread}"
+    _say(console, said, style="bold green")
+    for path, value in best.values.items():
+        _say(console, f"  {path}: {value:g}" if isinstance(value, float) else f"  {path}: {value}")
+    _say(console, f"train it: {found.command}\nsee it:   kerasnet tune report {folder.path}")

@@ -1,0 +1,224 @@
+"""keras-tuner's algorithms with a state that survives being killed, and the tuner that asks them.
+
+keras-tuner's own files may be left half-written, know of trials that were never begun, or forget
+where a grid was. What it calls an oracle draws the points and keeps their scores.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras_tuner
+import numpy as np
+from keras_tuner.engine import base_tuner, trial
+
+from kerasnet import schema
+from kerasnet.errors import BadInputError, KerasnetError
+from kerasnet.files import write_atomically
+from kerasnet.tune.records import OBJECTIVE
+from kerasnet.tune.search import HYPERBAND_FACTOR
+from kerasnet.tune.space import hyperparameters
+
+Drawn = dict[str, Any]
+# keras-tuner would end a search, and with several processes hang, after a few failures in a row.
+_NEVER = 2**31
+_IDLE_SECONDS = 0.5
+
+
+class Durable(keras_tuner.Oracle):  # type: ignore[misc]
+    """An oracle whose files are there whole, and which says when it has no more to give out.
+
+    Attributes:
+        deadline: of `time.monotonic`; after it no trial is begun.
+        over: whether somebody was told that there is nothing left to do.
+        fault: what went wrong in a call from another process.
+    """
+
+    deadline, over = math.inf, False
+    fault: KerasnetError | None = None
+    trials: dict[str, Any]
+    tuner_ids: set[str]
+    _retry_queue: list[str]
+
+    @keras_tuner.synchronized  # type: ignore[untyped-decorator]
+    def create_trial(self, tuner_id: str) -> Any:
+        """Return the next trial for a tuner, as keras-tuner does."""
+        try:
+            if time.monotonic() >= self.deadline and tuner_id not in self.ongoing_trials:
+                self.tuner_ids.discard(tuner_id)
+                found = trial.Trial(self.get_space(), status=trial.TrialStatus.STOPPED)
+            else:
+                found = super().create_trial(tuner_id)
+        except KerasnetError as error:
+            self.fault = error
+            raise
+        if found.status == trial.TrialStatus.STOPPED:
+            self._stopped(tuner_id, found)
+        return found
+
+    def _stopped(self, tuner_id: str, found: Any) -> None:
+        # Whoever trains may be lost, and somebody must be there to go on with its trial.
+        if self.ongoing_trials and time.monotonic() < self.deadline:
+            found.status = trial.TrialStatus.IDLE
+            self.tuner_ids.add(tuner_id)
+        else:
+            self.over = True
+
+    @keras_tuner.synchronized  # type: ignore[untyped-decorator]
+    def end_trial(self, ended: Any) -> None:
+        """Record a trial's end, as keras-tuner does."""
+        try:
+            super().end_trial(ended)
+        except KerasnetError as error:
+            self.fault = error
+            raise
+
+    @keras_tuner.synchronized  # type: ignore[untyped-decorator]
+    def give_up(self, tuner_id: str) -> None:
+        """Let another tuner go on with the trial of one that is lost."""
+        self.tuner_ids.discard(tuner_id)
+        lost = self.ongoing_trials.pop(tuner_id, None)
+        if lost is not None:
+            self._retry_queue.append(lost.trial_id)
+            self.save()
+
+    def save(self) -> None:
+        """Write the state but for the trials."""
+        _write(self._get_oracle_fname(), self.get_state())
+
+    def _save_trial(self, saved: Any) -> None:
+        _write(str(Path(self._get_trial_dir(saved.trial_id)) / "trial.json"), saved.get_state())
+
+    @property
+    def saved(self) -> bool:
+        """Whether there is a state to read."""
+        return Path(self._get_oracle_fname()).is_file()
+
+    def reload(self) -> None:
+        """Read the state and the trials; those under way are given out again.
+
+        Raises:
+            BadInputError: a file is damaged.
+        """
+        try:
+            super().reload()
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise BadInputError(
+                f"{self._project_dir}: keras-tuner's state is damaged: {error}. Begin a new search "
+                "in another folder"
+            ) from error
+        # A trial's file comes before the state that knows of it.
+        self.trials = {key: value for key, value in self.trials.items() if key in self.start_order}
+        # An ended trial leaves those under way only after the state was written.
+        ended = set(self.end_order)
+        self._retry_queue = [key for key in dict.fromkeys(self._retry_queue) if key not in ended]
+
+
+def _write(file: str, state: Any) -> None:
+    write_atomically(Path(file), json.dumps(state).encode())
+
+
+class RandomOracle(Durable, keras_tuner.oracles.RandomSearchOracle):  # type: ignore[misc]
+    """Points drawn independently (Bergstra & Bengio 2012)."""
+
+
+class BayesianOracle(Durable, keras_tuner.oracles.BayesianOptimizationOracle):  # type: ignore[misc]
+    """Points by a Gaussian process's upper confidence bound (Srinivas et al. 2010)."""
+
+    def populate_space(self, trial_id: str) -> Drawn:
+        """Draw a point; the same one in a search that was interrupted before."""
+        self._random_state = np.random.RandomState((self.seed + len(self.trials)) % 2**32)
+        drawn: Drawn = super().populate_space(trial_id)
+        return drawn
+
+
+class HyperbandOracle(Durable, keras_tuner.oracles.HyperbandOracle):  # type: ignore[misc]
+    """Many short trainings of which the best are continued (Li et al. 2018)."""
+
+
+class GridOracle(Durable):
+    """Every point of a grid, in order."""
+
+    def populate_space(self, trial_id: str) -> Drawn:
+        """Return the first point that was not tried."""
+        for values in self._points():
+            if not self._duplicate(values):
+                return {"status": trial.TrialStatus.RUNNING, "values": values}
+        return {"status": trial.TrialStatus.STOPPED, "values": None}
+
+    def _points(self) -> Iterator[Drawn]:
+        seen = set()
+        space = self.hyperparameters.space
+        for row in itertools.product(*([*p.values] for p in space)):
+            drawn = keras_tuner.HyperParameters()
+            for parameter, value in zip(space, row, strict=True):
+                drawn.merge([parameter])
+                if drawn.is_active(parameter):
+                    drawn.values[parameter.name] = value
+            key = self._compute_values_hash(drawn.values)
+            if key not in seen:
+                seen.add(key)
+                yield dict(drawn.values)
+
+
+def make_oracle(asked: schema.SearchConfig) -> Durable:
+    """Return the oracle of a search."""
+    common = {
+        "objective": keras_tuner.Objective(OBJECTIVE, "max"),
+        # keras-tuner takes seed 0 for no seed.
+        "seed": asked.base.seed + 1,
+        "hyperparameters": hyperparameters(asked.space),
+        "max_consecutive_failed_trials": _NEVER,
+    }
+    if asked.algorithm == "hyperband":
+        return HyperbandOracle(
+            max_epochs=asked.base.recipe.epochs, factor=HYPERBAND_FACTOR, **common
+        )
+    kinds = {"random": RandomOracle, "bayesian": BayesianOracle, "grid": GridOracle}
+    return kinds[asked.algorithm](max_trials=asked.trials, **common)
+
+
+class RunFolderTuner(base_tuner.BaseTuner):  # type: ignore[misc]
+    """Takes points from an oracle, here or in another process, and has them trained.
+
+    Args:
+        oracle: as `make_oracle` returns it.
+        folder: the search's.
+        train: takes a trial's name and all that was drawn for it, and returns its score.
+    """
+
+    def __init__(
+        self, oracle: Durable, folder: Path, train: Callable[[str, Drawn], float] | None
+    ) -> None:
+        self._train, self._idle = train, False
+        # Without a file of its own it has nothing to reload, and says nothing about it.
+        super().__init__(oracle, directory=str(folder), project_name="keras-tuner")
+        oracle.verbose = 0
+        if not self._is_worker() and oracle.saved:
+            oracle.reload()
+
+    def save(self) -> None:
+        """Write the oracle's state, where it is this process's."""
+        if not self._is_worker():
+            self.oracle.save()
+
+    def pre_create_trial(self) -> None:
+        """Wait a little where there was nothing to do yet."""
+        if self._idle:
+            time.sleep(_IDLE_SECONDS)
+        self._idle = True
+
+    def on_trial_begin(self, trial: Any) -> None:
+        """Note that there was something to do."""
+        self._idle = False
+
+    def run_trial(self, trial: Any, *_: Any, **__: Any) -> dict[str, float]:
+        """Train a trial and return its score."""
+        assert self._train is not None, "a chief trains nothing"
+        return {OBJECTIVE: self._train(trial.trial_id, dict(trial.hyperparameters.values))}

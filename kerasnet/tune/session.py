@@ -1,0 +1,115 @@
+"""One sitting of a search: processes, the view of them, and the outcome that is written down."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from kerasnet import backend
+from kerasnet.files import locked, remove_temporaries
+from kerasnet.interruption import Interruption
+from kerasnet.tune.launch import Launcher
+from kerasnet.tune.search import check_outcome, going_on, publish, search_here, settle
+from kerasnet.tune.view import View
+
+if TYPE_CHECKING:
+    from kerasnet.tune.records import Search, SearchFolder
+
+
+def search(
+    folder: SearchFolder,
+    console: Console,
+    *,
+    workers: int | None = None,
+    threads: int | None = None,
+    address: str | None = None,
+    deadline: float = math.inf,
+) -> Search:
+    """Search until every trial has ended or time is up, and return what was found.
+
+    The test set is never read. What was trained before, in this folder, is kept and counts.
+
+    Args:
+        folder: as `search.begin` made it, or of a search to go on with.
+        console: where progress goes.
+        workers: how many processes train; this one alone if not given.
+        threads: processors for each worker.
+        address: of the chief, `host:port`, where workers on other machines are to join.
+        deadline: of `time.monotonic`.
+
+    Raises:
+        BadInputError: another process searches in this folder, or every trial failed.
+        DivergedError: every trial diverged.
+        EnvironmentFaultError: the folder cannot be written, or processes are lost over and over.
+        InterruptedRunError: by Ctrl-C or SIGTERM; what was trained is kept.
+    """
+    with going_on(folder), locked(folder.path, "searched"):
+        try:
+            with Interruption(console):
+                for place in (folder.path, *folder.path.glob("*/")):
+                    remove_temporaries(place)
+                _load(folder, console)
+                if workers is None and address is None:
+                    _here(folder, console, deadline)
+                else:
+                    number = 1 if workers is None else workers
+                    launcher = Launcher(folder, number, threads=threads, address=address,
+                                        deadline=deadline)  # fmt: skip
+                    _there(folder, launcher, console)
+        finally:
+            found = publish(folder)
+    check_outcome(folder, found)
+    return found
+
+
+def _load(folder: SearchFolder, console: Console) -> None:
+    with console.status("loading TensorFlow"):
+        backend.load(folder.asked.base.execution.deterministic)
+        settle(folder)
+
+
+def _here(folder: SearchFolder, console: Console, deadline: float) -> None:
+    if not console.is_terminal:
+        with View(folder, console, epochs=False):
+            search_here(folder, console, deadline)
+        return
+    with _log(folder.path / "workers" / "training.log") as stream, View(folder, console):
+        search_here(folder, Console(file=stream, width=160), deadline)
+
+
+def _log(file: Path):  # type: ignore[no-untyped-def]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file.open("a", buffering=1)
+
+
+def _there(folder: SearchFolder, launcher: Launcher, console: Console) -> None:
+    with View(folder, console, launcher.workers), launcher:
+        for _ in launcher.wait():
+            pass
+
+
+def join(
+    folder: SearchFolder, address: str, workers: int, threads: int | None, deadline: float,
+    console: Console,
+) -> None:  # fmt: skip
+    """Train for a chief on another machine, until it has nothing left to do.
+
+    Args:
+        folder: the search's, on a disk that all machines share.
+        address: the chief's, `host:port`.
+        workers: how many processes train here.
+        threads: processors for each of them.
+        deadline: of `time.monotonic`.
+        console: where progress goes.
+
+    Raises:
+        EnvironmentFaultError: the chief does not answer, or processes are lost over and over.
+        InterruptedRunError: by Ctrl-C or SIGTERM; what was trained is kept.
+    """
+    with going_on(folder), Interruption(console):
+        launcher = Launcher(folder, workers, threads=threads, address=address, chief=False,
+                            deadline=deadline)  # fmt: skip
+        _there(folder, launcher, console)
