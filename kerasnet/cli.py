@@ -458,9 +458,9 @@ def fit(
         "on_nan": on_nan,
     }  # fmt: skip
     given = {key: value for key, value in options.items() if value is not None}
-    run = load_run(resume) if resume is not None else None
     if from_search is not None:
         config = _best_of(from_search, config, resume)
+    run = load_run(resume) if resume is not None else None
     if run is None:
         if rescale:
             raise BadInputError("--rescale goes with --resume; a new run's schedule spans --epochs")

@@ -1,26 +1,27 @@
-"""Searches: every trial a run folder, no look at the test set, a line that retrains the best."""
+"""Searches: every trial a run folder, no look at the test set, and what becomes of bad trials."""
 
 from __future__ import annotations
 
 import json
 import shlex
 
+import numpy as np
 import pytest
 from commands import run_cli
 
 from kerasnet import config as configs
-from kerasnet import data, tune
-from kerasnet.document import DocumentError
-from kerasnet.errors import EnvironmentFaultError
-from kerasnet.files import shipped
-from kerasnet.registry import load_registry
+from kerasnet import data, train
+from kerasnet.errors import DivergedError, EnvironmentFaultError, OutOfMemoryFaultError
 from kerasnet.runs import load_run
+from kerasnet.tune.records import load_search, open_search, short_names
 
 SMALL = ["resnet8", "--dataset", "digits", "--limit-train", "100", "--epochs", "1"]
 RATE = "recipe.optimizer.learning_rate"
 
 
-def test_a_search_trains_run_folders_and_never_reads_the_test_set(tmp_path, capfd, monkeypatch):
+@pytest.fixture
+def splits_read(monkeypatch):
+    """The splits of data sets that are read, in order."""
     read = []
     load = data.ImageData.load
 
@@ -29,118 +30,188 @@ def test_a_search_trains_run_folders_and_never_reads_the_test_set(tmp_path, capf
         return load(self, split)
 
     monkeypatch.setattr(data.ImageData, "load", spy)
+    return read
+
+
+def a_summary(run, accuracy, seconds=1.0):
+    return {"val_accuracy": accuracy, "seconds": seconds, "run": str(run.path)}
+
+
+@pytest.fixture
+def fake_fit(monkeypatch):
+    """Replaces training: `fake_fit(accuracy_of)` takes a configuration, and may raise."""
+    from kerasnet.tune import trials
+
+    def use(accuracy_of, curve=lambda accuracy, epoch: accuracy):
+        def fit(run, *, config, on_epoch=None, **_):
+            accuracy = accuracy_of(config)
+            rows = []
+            for epoch in range(1, config.recipe.epochs + 1):
+                score = curve(accuracy, epoch)
+                row = dict.fromkeys(("loss", "accuracy", "val_loss", "learning_rate"), 1.0)
+                rows.append({"epoch": epoch, "step": epoch, "val_accuracy": score, **row})
+                run.write_rows("metrics.csv", train.METRICS, rows)
+                if on_epoch is not None:
+                    on_epoch(rows[-1])
+            return a_summary(run, accuracy)
+
+        monkeypatch.setattr(trials, "fit", fit)
+
+    return use
+
+
+def space_file(folder, **parameters):
+    file = folder / "space.yaml"
+    lines = [f"  {path}: {text}\n" for path, text in parameters.items()]
+    file.write_text("parameters:\n" + "".join(lines))
+    return str(file)
+
+
+def test_a_search_trains_run_folders_and_never_reads_the_test_set(tmp_path, capfd, splits_read):
     out = tmp_path / "search"
     code, printed, progress = run_cli(
         capfd, "tune", *SMALL, "--trials", "2", "--seed", "1", "--out", str(out), "--json"
     )
     found = json.loads(printed)
     assert code == 0
-    assert "test" not in read
-    assert "trial 2/2" in progress
+    assert "test" not in splits_read
+    assert "2/2 ended" in progress
     assert json.loads((out / "search.json").read_text()) == found
-    assert len(found["trials"]) == 2
+    assert found["complete"]
     rates = [trial["values"][RATE] for trial in found["trials"]]
     assert len(set(rates)) == 2
     assert all(1e-5 <= rate <= 1 for rate in rates)
     for trial in found["trials"]:
-        run = load_run(trial["run"])
+        run = load_run(out / trial["runs"][0])
         assert run.config.recipe.optimizer.learning_rate == trial["values"][RATE]
         assert run.metrics()[-1]["val_accuracy"] == pytest.approx(trial["val_accuracy"], abs=1e-6)
         assert not (run.path / "predictions.npz").exists()
         assert run.summary()["test_accuracy"] is None
     best = max(found["trials"], key=lambda t: t["val_accuracy"])
     assert found["best"] == best
-    assert (
-        configs.read_config(out / "best.yaml").recipe.optimizer.learning_rate
-        == (best["values"][RATE])
-    )
+    splits_read.clear()
     words = shlex.split(found["command"])
-    assert words[:3] == ["kerasnet", "fit", "resnet8"]
-    monkeypatch.setattr(data.ImageData, "load", load)
+    assert words == ["kerasnet", "fit", "resnet8", "--from-search", str(out)]
     code, retrained, _ = run_cli(capfd, *words[1:], "--out", str(tmp_path / "best"), "--json")
     assert code == 0
-    assert 0 <= json.loads(retrained)["test_accuracy"] <= 1
+    summary = load_run(tmp_path / "best").summary()
+    assert json.loads(retrained)["test_accuracy"] == summary["test_accuracy"]
+    assert splits_read == ["train", "test"]
+    # 1797 images, a fifth of them for the test; nothing is held back any more.
+    assert summary["train_images"] == 1437
+    config = load_run(tmp_path / "best").config
+    assert config.recipe.optimizer.learning_rate == best["values"][RATE]
+    assert summary["val_accuracy"] is None
+
+
+def test_a_folder_s_own_validation_images_are_trained_on_in_the_end(tmp_path, capfd):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 8), ("val", 4), ("test", 4)):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "pets" / split / name
+            folder.mkdir(parents=True)
+            for i in range(n):
+                image = rng.integers(0, 256, (8, 8, 3), dtype="uint8")
+                Image.fromarray(image).save(folder / f"{i}.png")
+    out = tmp_path / "s"
+    code, _, _ = run_cli(
+        capfd, "tune", "resnet8", "--dataset", str(tmp_path / "pets"), "--epochs", "1", "--trials",
+        "1", "--out", str(out),
+    )  # fmt: skip
+    assert code == 0
+    code, _, err = run_cli(
+        capfd, "fit", "--from-search", str(out), "--out", str(tmp_path / "best"), "--json"
+    )
+    assert code == 0, err
+    assert load_run(out / "trials" / "0").summary()["train_images"] == 16
+    assert load_run(tmp_path / "best").summary()["train_images"] == 24
+
+
+def test_from_search_needs_a_search_with_a_finished_trial(tmp_path, capfd):
+    code, _, err = run_cli(capfd, "fit", "--from-search", str(tmp_path))
+    assert code == 2
+    assert "not a search folder" in err
+    code, _, err = run_cli(
+        capfd, "tune", *SMALL, "--out", str(tmp_path / "s"), "--trials", "1", "--budget", "0.001s"
+    )
+    assert code == 0
+    assert "--resume" in err + _
+    code, _, err = run_cli(capfd, "fit", "resnet8", "--from-search", str(tmp_path / "s"))
+    assert code == 2
+    assert "kerasnet tune --resume" in err
+    code, _, err = run_cli(capfd, "fit", "--from-search", "s", "--resume", "r")
+    assert code == 2
+    assert "exclude each other" in err
+
+
+# ---------------------------------------------------------------------------- trials that go wrong
 
 
 def test_a_trial_that_diverges_scores_worst_and_the_search_goes_on(tmp_path, capfd):
-    space = tmp_path / "space.yaml"
-    space.write_text(f"parameters:\n  {RATE}: {{type: choice, values: [1e30, 1e-3]}}\n")
+    space = space_file(tmp_path, **{RATE: "{type: choice, values: [1e30, 1e-3]}"})
     code, printed, _ = run_cli(
-        capfd, "tune", *SMALL, "--space", str(space), "--trials", "2", "--out", str(tmp_path / "s")
+        capfd, "tune", *SMALL, "--space", space, "--trials", "2", "--out", str(tmp_path / "s")
     )
     assert code == 0
-    table = [
-        line.split() for line in printed.splitlines() if line.endswith(("finished", "diverged"))
-    ]
-    assert [row[-1] for row in table] == ["finished", "diverged"]
-    assert "train it: kerasnet fit resnet8" in printed
-
-
-def test_same_seed_draws_the_same_points(tmp_path):
-    space, _ = tune.read_space("learning_rate")
-
-    def drawn(seed: int, folder: str) -> list[float]:
-        found: list[float] = []
-
-        def train(trial, values):
-            found.append(values[RATE])
-            return 0.5
-
-        tune.make_tuner(space, 4, seed, tmp_path / folder, train).search()
-        return found
-
-    assert drawn(0, "a") == drawn(0, "b")
-    assert drawn(0, "c") != drawn(1, "d")
-
-
-@pytest.mark.parametrize("file", sorted(shipped("tuning").glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_shipped_space_fits_every_model(file):
-    space, document = tune.read_space(str(file))
-    config = configs.resolve("resnet8", dataset="digits")
-    tune.check_space(config, space, document)
+    states = [line.split()[-1] for line in printed.splitlines()
+              if line.rstrip().endswith((" finished", " diverged"))]  # fmt: skip
+    assert states == ["finished", "diverged"]
+    assert "train it: kerasnet fit resnet8 --from-search" in printed
+    _, found = load_search(tmp_path / "s")
+    (diverged,) = [trial for trial in found.trials if trial.state == "diverged"]
+    assert diverged.val_accuracy is None
+    assert "no finite number" in (diverged.error or "")
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "column", "said"),
+    ("error", "state"),
     [
-        ("parameters:\n  recipe.optimiser.learning_rate: {type: float, min: 1, max: 2}\n", 2, 3,
-         "Did you mean 'optimizer'?"),
-        ("parameters:\n  recipe.epochs: {type: float, min: 1.5, max: 2}\n", 2, 3, "recipe.epochs"),
-        ("parameters:\n  recipe.epochs: {type: int, min: 9, max: 2}\n", 1, 1, "is not below `max`"),
-        (f"parameters:\n  {RATE}: {{type: float, min: 0, max: 2, log: true}}\n", 1, 1,
-         "above zero"),
-        (f"parameters:\n  {RATE}: {{type: flaot, min: 1, max: 2}}\n", 2, 3, "flaot"),
-        ("parameters: {}\n", 1, 1, "at least 1 item"),
+        (RuntimeError("broken pipe dream"), "failed"),
+        (OutOfMemoryFaultError("memory ran out"), "failed"),
+        (DivergedError("no finite number"), "diverged"),
     ],
-)  # fmt: skip
-def test_a_wrong_space_names_its_line(text, line, column, said, tmp_path):
-    file = tmp_path / "space.yaml"
-    file.write_text(text)
-    config = configs.resolve("resnet8", dataset="digits")
-    with pytest.raises(DocumentError) as error:
-        tune.check_space(config, *tune.read_space(str(file)))
-    (problem,) = error.value.problems
-    assert said in problem.text
-    assert problem.place is not None
-    assert problem.place[1:] == (line, column)
+)
+def test_a_trial_that_fails_is_recorded_and_the_search_goes_on(
+    error, state, tmp_path, capfd, fake_fit
+):
+    seen = []
+
+    def accuracy_of(config):
+        seen.append(config.recipe.optimizer.learning_rate)
+        if len(seen) % 2:
+            raise error
+        return 0.5
+
+    fake_fit(accuracy_of)
+    # More failures in a row than keras-tuner takes.
+    code, _, _ = run_cli(capfd, "tune", *SMALL, "--trials", "9", "--out", str(tmp_path / "s"))
+    assert code == 0
+    _, found = load_search(tmp_path / "s")
+    assert [trial.state for trial in found.trials] == [state, "finished"] * 4 + [state]
+    assert all(str(error) in (t.error or "") for t in found.trials if t.state == state)
+    assert len(seen) == 9
 
 
-def test_a_space_may_vary_the_architecture():
-    config = configs.resolve("resnet8", dataset="digits")
-    wide = configs.with_values(config, {"model.stages.0.width": 24})
-    assert configs.plan(wide).layer("stage1_block1_conv1").output_shape == (32, 32, 24)
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (DivergedError("no finite number"), 3),
+        (RuntimeError("broken pipe dream"), 2),
+        (OutOfMemoryFaultError("memory ran out"), 4),
+    ],
+)
+def test_a_search_whose_trials_all_go_wrong_says_so(error, code, tmp_path, capfd, fake_fit):
+    def accuracy_of(config):
+        raise error
 
-
-@pytest.mark.parametrize("values", ["[basic, nosuch]", "[conv3x3, basic]"])
-def test_a_space_whose_models_cannot_be_built_is_refused_at_once(values, tmp_path, capfd):
-    space = tmp_path / "space.yaml"
-    space.write_text(f"parameters:\n  model.stages.1.block: {{type: choice, values: {values}}}\n")
-    code, _, err = run_cli(
-        capfd, "tune", *SMALL, "--space", str(space), "--out", str(tmp_path / "s")
-    )
-    assert code == 2
-    assert f"{space}:2:3: " in err
-    assert not (tmp_path / "s").exists()
+    fake_fit(accuracy_of)
+    found, _, err = run_cli(capfd, "tune", *SMALL, "--trials", "6", "--out", str(tmp_path / "s"))
+    assert found == code
+    assert f"all 6 trials {'diverged or failed' if code == 3 else 'failed'}" in err
+    assert str(error) in err
+    assert (tmp_path / "s" / "search.json").is_file()
 
 
 def test_an_error_that_no_other_point_can_mend_ends_the_search(tmp_path, capfd, monkeypatch):
@@ -151,21 +222,153 @@ def test_an_error_that_no_other_point_can_mend_ends_the_search(tmp_path, capfd, 
     code, _, err = run_cli(capfd, "tune", *SMALL, "--trials", "3", "--out", str(tmp_path / "s"))
     assert code == 4
     assert err.count("disk full") == 1
+    assert "kerasnet tune --resume" in err
+    monkeypatch.undo()
+    code, printed, _ = run_cli(capfd, "tune", "--resume", str(tmp_path / "s"), "--json")
+    assert code == 0
+    assert [t["state"] for t in json.loads(printed)["trials"]] == ["finished"] * 3
 
 
-def test_the_line_that_retrains_stands_for_the_same_configuration(tmp_path):
-    mine = tmp_path / "mine.yaml"
-    mine.write_text("models: {wide: {extends: resnet8, stages: [{block: basic, width: 24}]}}\n")
-    values = {RATE: 0.0123456789}
-    best = tune.Trial("0", values, "finished", 0.5, 1.0, "x")
-    own = configs.resolve("wide", registry=load_registry(str(mine)), dataset="digits")
-    assert tune.fit_command(own, best, tmp_path) == (f"kerasnet fit --config {tmp_path}/best.yaml")
-    built_in = configs.resolve(
-        "resnet8", dataset="digits", seed=7, precision_request="mixed_bfloat16"
-    )
-    line = tune.fit_command(built_in, best, tmp_path)
-    assert "--seed 7 --precision mixed_bfloat16" in line
-    assert "--learning-rate 0.0123456789" in line
+def test_a_trial_whose_process_is_lost_over_and_over_is_given_up(tmp_path, capfd, fake_fit):
+    fake_fit(lambda config: 0.5)
+    out = tmp_path / "s"
+    code, _, _ = run_cli(capfd, "tune", *SMALL, "--trials", "1", "--out", str(out))
+    assert code == 0
+    folder = open_search(out)
+    (trial,) = folder.records()
+    lost = trial.model_copy(update={"state": "running", "attempts": 5, "val_accuracy": None})
+    folder.write_record(lost)
+    state = out / "keras-tuner" / "oracle.json"
+    oracle = json.loads(state.read_text())
+    oracle |= {"end_order": [], "ongoing_trials": {"tuner0": trial.trial}}
+    state.write_text(json.dumps(oracle))
+    code, _, err = run_cli(capfd, "tune", "--resume", str(out))
+    assert code == 2
+    assert "was lost 5 times in a row" in err
+
+
+# ---------------------------------------------------------------------------- what trials are
+
+
+def test_hopeless_trials_stop_early(tmp_path, capfd, fake_fit):
+    # keras-tuner's grid begins with the first value.
+    values = [0.9, 0.8, 0.7, 0.6, 0.75, 0.1]
+    space = space_file(tmp_path, **{RATE: f"{{type: choice, values: {values}}}"})
+    fake_fit(lambda config: config.recipe.optimizer.learning_rate, lambda a, epoch: a * epoch / 4)
+    options = ["--epochs", "4", "--space", space, "--algorithm", "grid"]
+    for out, more, state, epochs in (
+        ("s", (), "stopped", 1),
+        ("t", ("--no-early-stopping",), "finished", 4),
+    ):
+        code, printed, _ = run_cli(
+            capfd, "tune", *SMALL[:5], *options, *more, "--out", str(tmp_path / out), "--json"
+        )
+        assert code == 0
+        trials = {t["values"][RATE]: t for t in json.loads(printed)["trials"]}
+        assert (trials[0.1]["state"], trials[0.1]["epochs"]) == (state, epochs)
+        # Four curves are asked for; the fifth is as good as the median of those.
+        assert [trials[v]["state"] for v in values[:5]] == ["finished"] * 5
+    assert json.loads(printed)["best"]["values"][RATE] == 0.9
+
+
+def test_every_point_is_trained_by_as_many_seeds_as_asked(tmp_path, capfd, fake_fit):
+    fake_fit(lambda config: config.seed / 10)
+    code, printed, _ = run_cli(
+        capfd, "tune", *SMALL, "--trials", "2", "--seed", "3", "--executions", "3", "--out",
+        str(tmp_path / "s"), "--json",
+    )  # fmt: skip
+    assert code == 0
+    for trial in json.loads(printed)["trials"]:
+        assert trial["scores"] == [0.3, 0.4, 0.5]
+        assert trial["val_accuracy"] == pytest.approx(0.4)
+        assert trial["runs"] == [f"trials/{trial['trial']}{end}" for end in ("", "-2", "-3")]
+        seeds = [load_run(tmp_path / "s" / run).config.seed for run in trial["runs"]]
+        assert seeds == [3, 4, 5]
+
+
+def test_hyperband_goes_on_with_the_same_runs_under_one_schedule(tmp_path, capfd):
+    code, printed, _ = run_cli(
+        capfd, "tune", *SMALL[:-1], "3", "--algorithm", "hyperband", "--out", str(tmp_path / "s"),
+        "--json",
+    )  # fmt: skip
+    assert code == 0
+    found = json.loads(printed)
+    (longer,) = [trial for trial in found["trials"] if trial["continues"]]
+    before = next(t for t in found["trials"] if t["trial"] == longer["continues"])
+    assert (before["epochs"], longer["epochs"]) == (1, 3)
+    assert longer["runs"] == before["runs"]
+    run = load_run(tmp_path / "s" / longer["runs"][0])
+    assert run.config.horizon == 3
+    rates = [row["learning_rate"] for row in run.metrics()]
+    assert len(rates) == 3
+    # A trial that was trained in one go has the same rates, but for their scale.
+    whole = next(t for t in found["trials"] if t["epochs"] == 3 and not t["continues"])
+    other = [r["learning_rate"] for r in load_run(tmp_path / "s" / whole["runs"][0]).metrics()]
+    scale = longer["values"][RATE] / whole["values"][RATE]
+    assert rates == pytest.approx([scale * rate for rate in other], rel=1e-4)
+    assert found["best"]["epochs"] == 3
+
+
+def test_more_trials_of_a_finished_search(tmp_path, capfd, fake_fit):
+    fake_fit(lambda config: 0.5)
+    out = str(tmp_path / "s")
+    first = json.loads(run_cli(capfd, "tune", *SMALL, "--trials", "2", "--out", out, "--json")[1])
+    more = json.loads(run_cli(capfd, "tune", "--resume", out, "--trials", "12", "--json")[1])
+    assert more["trials"][:2] == first["trials"]
+    assert len({t["trial"] for t in more["trials"]}) == 12
+    code, _, err = run_cli(capfd, "tune", "--resume", out, "--trials", "3")
+    assert code == 2
+    assert "would shorten" in err
+
+
+@pytest.mark.parametrize("algorithm", ["random", "bayesian"])
+def test_the_same_seed_repeats_a_search(algorithm, tmp_path, capfd, fake_fit):
+    def accuracy_of(config):
+        return 1 / (1 + abs(np.log10(config.recipe.optimizer.learning_rate) + 2))
+
+    fake_fit(accuracy_of)
+
+    def searched(name, seed):
+        code, printed, _ = run_cli(
+            capfd, "tune", *SMALL, "--algorithm", algorithm, "--trials", "6", "--seed", seed,
+            "--out", str(tmp_path / name), "--json",
+        )  # fmt: skip
+        assert code == 0
+        return [(t["values"], t["scores"]) for t in json.loads(printed)["trials"]]
+
+    first = searched("a", "0")
+    assert first == searched("b", "0")
+    assert first != searched("c", "1")
+
+
+# ---------------------------------------------------------------------------- the command line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--trials", "3"], "name a model"),
+        (["resnet8", "--algorithm", "gird"], "Did you mean 'grid'?"),
+        (["resnet8", "--algorithm", "hyperband", "--trials", "3"], "hyperband derives them"),
+        (["resnet8", "--budget", "soon"], "90s, 30m"),
+        (["resnet8", "--budget", "0s"], "90s, 30m"),
+        (["resnet8", "--chief", "5000"], "HOST:PORT"),
+        (["--join", "host:0", "--out", "x"], "HOST:PORT"),
+        (["--join", "host:5000"], "needs --out"),
+        (["--join", "host:5000", "--out", "x", "--seed", "1"], "--seed"),
+        (["--resume", "x", "--epochs", "3", "--no-early-stopping"], "--no-early-stopping"),
+        (["--resume", "x"], "not a search folder"),
+        (["resnet8", "--workers", "0"], "goes with --chief"),
+        (["resnet8", "--recipe", "original"], "validation_split 0"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(arguments, said, capfd, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    model = arguments[0] == "resnet8"
+    code, _, err = run_cli(capfd, "tune", *arguments, *(["--dataset", "digits"] if model else []))
+    assert code == 2
+    assert said in err
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_existing_folder_is_left_alone(tmp_path, capfd):
@@ -173,3 +376,34 @@ def test_an_existing_folder_is_left_alone(tmp_path, capfd):
     code, _, err = run_cli(capfd, "tune", *SMALL, "--out", str(tmp_path))
     assert code == 2
     assert "not empty" in err
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"trial": "0"}', '{"trial": "../x"}'])
+def test_a_damaged_record_is_named(damage, tmp_path, capfd, fake_fit):
+    fake_fit(lambda config: 0.5)
+    out = tmp_path / "s"
+    run_cli(capfd, "tune", *SMALL, "--trials", "1", "--out", str(out))
+    (out / "records" / "0.json").write_text(damage)
+    code, _, err = run_cli(capfd, "tune", "--resume", str(out))
+    assert code == 2
+    assert str(out / "records" / "0.json") in err
+
+
+def test_short_names_tell_paths_apart():
+    paths = ["recipe.optimizer.learning_rate", "model.stages.0.width", "model.stages.1.width"]
+    assert list(short_names(paths).values()) == ["learning_rate", "0.width", "1.width"]
+
+
+def test_the_options_of_a_retraining_go_over_the_search_s(tmp_path, capfd, fake_fit):
+    fake_fit(lambda config: 0.5)
+    out = str(tmp_path / "s")
+    run_cli(capfd, "tune", *SMALL, "--trials", "1", "--out", out)
+    options = ["--epochs", "7", "--limit-train", "50", "--seed", "9", "--dry-run", "--json"]
+    code, printed, _ = run_cli(capfd, "fit", "resnet8", "--from-search", out, *options)
+    assert code == 0
+    config = configs.schema.RunConfig.model_validate(json.loads(printed))
+    assert (config.recipe.epochs, config.horizon, config.seed) == (7, 7, 9)
+    assert (config.data.limit_train, config.data.train_on) == (50, "train+validation")
+    code, _, err = run_cli(capfd, "fit", "resnet20", "--from-search", out)
+    assert code == 2
+    assert "is a run of resnet8" in err

@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import keras_tuner
 import numpy as np
 from keras_tuner.engine import base_tuner, trial
+from sklearn.exceptions import ConvergenceWarning
 
 from kerasnet import schema
 from kerasnet.errors import BadInputError, KerasnetError
@@ -134,7 +136,10 @@ class BayesianOracle(Durable, keras_tuner.oracles.BayesianOptimizationOracle):  
     def populate_space(self, trial_id: str) -> Drawn:
         """Draw a point; the same one in a search that was interrupted before."""
         self._random_state = np.random.RandomState((self.seed + len(self.trials)) % 2**32)
-        drawn: Drawn = super().populate_space(trial_id)
+        with warnings.catch_warnings():
+            # A process that fits few points badly is no user's concern.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            drawn: Drawn = super().populate_space(trial_id)
         return drawn
 
 
