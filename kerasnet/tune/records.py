@@ -52,6 +52,7 @@ class Trial(BaseModel):
     continues: str | None = None
     error: str | None = None
     exit_code: int = 0
+    data_remark: str | None = None
     attempts: int = 0
     step: int = 0
 

@@ -158,7 +158,7 @@ def snapshot(folder: SearchFolder, asked: schema.SearchConfig | None = None) -> 
     best = best_of(trials)
     return Search(
         model=base.architecture.name, dataset=base.data.name,
-        data_remark=data.locate(base.data.name, base.data.spec, base.data.data_dir).remark,
+        data_remark=next((t.data_remark for t in trials if t.data_remark), None),
         recipe=base.recipe_name, space=asked.space_name, algorithm=asked.algorithm,
         seed=base.seed, epochs=base.recipe.epochs, executions=asked.executions,
         limit_train=base.data.limit_train, precision=base.precision.resolved, planned=number,

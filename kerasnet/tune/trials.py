@@ -149,6 +149,7 @@ class TrialRunner:
             update={
                 "state": "finished", "val_accuracy": statistics.fmean(scores), "scores": scores,
                 "seconds": max(0.0, seconds), "best_epoch": best,
+                "data_remark": summary.get("data_remark"),
             }
         )  # fmt: skip
 
