@@ -251,8 +251,8 @@ def with_values(config: schema.RunConfig, values: Mapping[str, Any]) -> schema.R
     """Return a configuration with single fields replaced, each named by its path.
 
     A path is `recipe.optimizer.learning_rate` or `model.stages.0.width`: it starts at the
-    configuration, and `model` stands for `architecture.model`. Changing `recipe.epochs` moves the
-    schedule's horizon with it.
+    configuration, `model` stands for `architecture.model`, and `*` for every item of a list or
+    every key of a mapping. Changing `recipe.epochs` moves the schedule's horizon with it.
 
     Raises:
         BadInputError: there is no such field, or the value does not fit it.
@@ -324,21 +324,54 @@ def _check_same(option: str, value: Any, plain: dict[str, Any]) -> None:
         )
 
 
+def fields(config: schema.RunConfig, path: str) -> dict[str, Any]:
+    """Return each field that a path names, by its own path, and what it holds as plain values.
+
+    Args:
+        config: the configuration that the path starts from, as in `with_values`.
+        path: one in which `*` may stand for every item of a list or every key of a mapping.
+
+    Raises:
+        DocumentError: there is no such field.
+    """
+    found: list[tuple[list[str], Any]] = [([], config.model_dump(mode="json", by_alias=True))]
+    for part in path_parts(path):
+        found = [
+            ([*names, str(key)], node[key])
+            for names, node in found
+            for key in _keys(node, part, path)
+        ]
+    return {".".join(names): value for names, value in found}
+
+
+def path_parts(path: str) -> list[str]:
+    """Return the parts of a path from the configuration on: `model` is `architecture.model`."""
+    return (f"architecture.{path}" if path.split(".")[0] == "model" else path).split(".")
+
+
+def _keys(node: Any, part: str, path: str) -> list[Any]:
+    """Return the keys or places in a list that a part of a path names, `*` all there are."""
+    known: Any = range(len(node)) if isinstance(node, list) else node
+    inside = isinstance(node, dict | list)
+    if part == "*" and inside and node:
+        return list(known)
+    number = isinstance(node, list) and part.isdecimal() and len(part) < 10
+    key: Any = int(part) if number else part
+    if inside and key in known:
+        return [key]
+    names = [str(k) for k in known] if inside else []
+    text = f"there is no field '{path}': '{part}' is unknown. {did_you_mean(part, names)}"
+    raise DocumentError([Problem((), text)])
+
+
 def _set(node: Any, path: str, value: Any) -> None:
-    full = f"architecture.{path}" if path.split(".")[0] == "model" else path
-    *parents, last = full.split(".")
-    for part in [*parents, last]:
-        key: Any = int(part) if isinstance(node, list) and part.isdigit() else part
-        known = range(len(node)) if isinstance(node, list) else node
-        if not isinstance(node, dict | list) or key not in known:
-            names = [str(k) for k in known] if isinstance(node, dict | list) else []
-            raise DocumentError(
-                [Problem((), f"there is no field '{path}': '{part}' is unknown. "
-                             f"{did_you_mean(part, names)}")]
-            )  # fmt: skip
-        if part is last:
+    *parents, last = path_parts(path)
+    nodes = [node]
+    for part in parents:
+        nodes = [node[key] for node in nodes for key in _keys(node, part, path)]
+    for node in nodes:
+        for key in _keys(node, last, path):
             node[key] = value
-        node = node[key]
 
 
 def validated(document: Document) -> tuple[schema.RunConfig, Plan]:

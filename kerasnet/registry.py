@@ -100,12 +100,8 @@ class Registry:
             problems += self._dangling_norms(block)
         if problems:
             raise DocumentError(problems)
-        blocks = {stage.block: self.blocks[stage.block] for stage in model.stages}
-        used = {norm for _, norm in _norms_of_model(model)}
-        used |= {norm for block in blocks.values() for _, norm in _norms_of_block(block)}
-        norms = {norm: self.norms[norm] for norm in sorted(used) if norm != "none"}
         styles = {style: self.key_styles[style] for style in model.keys}
-        return schema.Architecture(name=name, model=model, blocks=blocks, norms=norms, keys=styles)
+        return assembled(name, model, self.blocks, self.norms, styles)
 
     def recipe_for(self, model: str, dataset: str) -> str:
         """Return the name of the recipe a model uses on a data set.
@@ -241,6 +237,25 @@ class Registry:
             if style not in self.key_styles:
                 yield self._missing((*base, "keys", i), "key style", style, self.key_styles)
         yield from self._missing_norms(base, _norms_of_model(model))
+
+
+def assembled(
+    name: str,
+    model: schema.Model,
+    blocks: Mapping[str, schema.Block],
+    norms: Mapping[str, schema.Norm],
+    keys: Mapping[str, schema.KeyStyle],
+) -> schema.Architecture:
+    """Return a model with those of the blocks and norms that it uses, and no others."""
+    used = {stage.block: blocks[stage.block] for stage in model.stages}
+    named = norms_of(used.values()) | {norm for _, norm in _norms_of_model(model)}
+    kept = {norm: norms[norm] for norm in sorted(named) if norm != "none"}
+    return schema.Architecture(name=name, model=model, blocks=used, norms=kept, keys=dict(keys))
+
+
+def norms_of(blocks: Iterable[schema.Block]) -> set[str]:
+    """Return the names of the norms that blocks name, which may be `none`."""
+    return {norm for block in blocks for _, norm in _norms_of_block(block)}
 
 
 _Named = Iterator[tuple[tuple[str | int, ...], str]]

@@ -6,7 +6,10 @@ an error. Nothing here imports Keras.
 
 from __future__ import annotations
 
+import json
+import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
@@ -19,13 +22,16 @@ from pydantic import (
     Field,
     GetJsonSchemaHandler,
     Tag,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue, SkipJsonSchema
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 
+from kerasnet.document import shown
+from kerasnet.errors import did_you_mean
 from kerasnet.keys import check_template, pattern
 
 # Bounds that no useful network reaches, so that a document from a stranger cannot ask for the
@@ -1066,6 +1072,53 @@ class RunConfig(Strict):
 # ---------------------------------------------------------------------------- search spaces
 
 
+Scalar = bool | int | Finite | str | None
+Relative = Annotated[
+    bool, Field(description="whether what is drawn multiplies what the field holds itself")
+]
+FieldPath = Annotated[
+    str | None,
+    Field(
+        description="path of the field where the parameter's name is another; several may share it"
+    ),
+]
+_Wanted = Annotated[list[Scalar], Field(min_length=1, max_length=MAX_VALUES)]
+When = Annotated[
+    dict[
+        str,
+        Annotated[
+            _Wanted,
+            BeforeValidator(
+                lambda value: value if isinstance(value, list) else [value],
+                json_schema_input_type=Scalar | _Wanted,
+            ),
+        ],
+    ],
+    Field(description="drawn only where each of these choices, declared above, has such a value"),
+]
+
+
+def _check_step(d: FloatRange | IntRange) -> None:
+    """Refuse a step that gives fewer than two values, or too many."""
+    if d.step is None or d.min >= d.max or (d.log and d.min <= 0):
+        return  # without a step all is well; the others are told with the whole space
+    if d.log and d.step <= 1:
+        raise ValueError(f"with `log: true`, `step` is a factor above 1, not {d.step}")
+    count = _steps(d)
+    if count < 1:
+        raise ValueError(f"`step` {d.step} leads from `min` {d.min} past `max` {d.max}")
+    if count >= MAX_VALUES:
+        raise ValueError(f"`step` {d.step} gives more than {MAX_VALUES} values; take a larger one")
+
+
+def _steps(d: FloatRange | IntRange) -> float:
+    """Return how many steps lead from `min` to `max`; a hair may be missing to the last."""
+    assert d.step is not None
+    if d.log:
+        return (math.log(d.max) - math.log(d.min)) / math.log(d.step) + 1e-8
+    return (d.max - d.min) / d.step + 1e-8
+
+
 class FloatRange(Strict):
     """A real number; `log: true` draws its logarithm uniformly."""
 
@@ -1073,6 +1126,29 @@ class FloatRange(Strict):
     min: Finite = Field(description="lowest value")
     max: Finite = Field(description="highest value")
     log: bool = Field(False, description="whether the logarithm is drawn uniformly")
+    step: Positive | None = Field(
+        None, description="from one value to the next: a difference; with `log`, a factor"
+    )
+    relative: Relative = False
+    field: FieldPath = None
+    when: When = {}
+
+    @model_validator(mode="after")
+    def _step(self) -> FloatRange:
+        _check_step(self)
+        return self
+
+    @property
+    def points(self) -> list[float] | None:
+        """The values that can be drawn; None where there is no step and thus no end of them."""
+        if self.step is None:
+            return None
+        values = [
+            self.min * self.step**i if self.log else self.min + self.step * i
+            for i in range(math.floor(_steps(self)) + 1)
+        ]
+        # As people write them: 0.3, not 0.30000000000000004.
+        return [min(float(f"{value:.15g}"), self.max) for value in values]
 
 
 class IntRange(Strict):
@@ -1082,6 +1158,38 @@ class IntRange(Strict):
     min: int = Field(description="lowest value")
     max: int = Field(description="highest value")
     log: bool = Field(False, description="whether the logarithm is drawn uniformly")
+    step: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="from one value to the next: a difference; with `log`, a factor"
+    )
+    relative: Relative = False
+    field: FieldPath = None
+    when: When = {}
+
+    @model_validator(mode="after")
+    def _step(self) -> IntRange:
+        _check_step(self)
+        return self
+
+    @property
+    def points(self) -> list[int] | None:
+        """The values that can be drawn by steps; None where there is no step."""
+        if self.step is None:
+            return None
+        steps = range(math.floor(_steps(self)) + 1)
+        return [self.min * self.step**i if self.log else self.min + self.step * i for i in steps]
+
+
+def written(value: Scalar) -> str:
+    """Write a value of a choice so that different ones look different: `true`, `null`, `0.5`."""
+    if isinstance(value, str):
+        return value
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return repr(float(value))
+
+
+_Values = Annotated[list[Scalar], Field(min_length=1, max_length=MAX_VALUES)]
+_Labelled = Annotated[dict[Name, Any], Field(min_length=1, max_length=MAX_VALUES)]
 
 
 class Choice(Strict):
@@ -1089,25 +1197,162 @@ class Choice(Strict):
 
     type: Literal["choice"] = Field(description="kind of range")
     values: Annotated[
-        list[bool | int | float | str], Field(min_length=1, max_length=MAX_VALUES)
-    ] = Field(description="what is chosen from")
+        Annotated[_Values, Tag("list")] | Annotated[_Labelled, Tag("labels")],
+        Discriminator(lambda value: "labels" if isinstance(value, dict) else "list"),
+    ] = Field(description="what is chosen from: a list, or values of any kind by their labels")
+    relative: Relative = False
+    field: FieldPath = None
+    when: When = {}
+
+    @model_validator(mode="after")
+    def _multiplies(self) -> Choice:
+        if self.relative:
+            of = self.values.values() if isinstance(self.values, dict) else self.values
+            wrong = [value for value in of if type(value) not in (int, float)]
+            if wrong:
+                raise ValueError(
+                    f"`relative: true` multiplies, so that all values are numbers; {wrong[0]!r:.60}"
+                    " is none"
+                )
+        return self
+
+    @property
+    def names(self) -> list[Scalar]:
+        """What is drawn and recorded: the labels, or the values themselves."""
+        return list(self.values)
+
+    @property
+    def points(self) -> list[Scalar]:
+        """The values that can be drawn."""
+        return self.names
+
+    def meant(self, name: Any) -> Any:
+        """Return the value that a label stands for; without labels, what was drawn."""
+        return self.values[name] if isinstance(self.values, dict) else name
 
 
 Distribution = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]
+
+
+def conditions(parameters: dict[str, Distribution]) -> dict[str, dict[str, list[Scalar]]]:
+    """Return, by parameter, every choice that decides whether it is drawn, and how.
+
+    A condition's own conditions are among them. The values are those that leave the parameter
+    drawn; where there are none of a choice, it never is.
+
+    Args:
+        parameters: of a space, each condition on a choice above it.
+    """
+    found: dict[str, dict[str, list[Scalar]]] = {}
+    for path, d in parameters.items():
+        asked: dict[str, set[str]] = {}
+        for parent, values in d.when.items():
+            for name, allowed in {**found[parent], parent: values}.items():
+                texts = {written(value) for value in allowed}
+                asked[name] = asked.get(name, texts) & texts
+        found[path] = {}
+        for name, texts in asked.items():
+            choice = parameters[name]
+            assert isinstance(choice, Choice)
+            found[path][name] = [value for value in choice.names if written(value) in texts]
+    return found
+
+
+def _values(parameters: dict[str, Distribution]) -> int:
+    return sum(len(d.values) for d in parameters.values() if isinstance(d, Choice))
+
+
+def _check_parameters(parameters: dict[str, Distribution]) -> dict[str, Distribution]:
+    """Refuse conditions that cannot be, and two parameters that set one field at once."""
+    if _values(parameters) > MAX_VALUES:
+        return parameters  # refused as a whole
+    wrong = [
+        problem
+        for i, (name, d) in enumerate(parameters.items())
+        for problem in _wrong_conditions(name, d, parameters, list(parameters)[:i])
+    ] or list(_contradictions(parameters))
+    if wrong:
+        lines: list[InitErrorDetails] = [
+            {"type": PydanticCustomError("value_error", "{t}", {"t": t}), "loc": loc, "input": {}}
+            for loc, t in wrong
+        ]
+        raise ValidationError.from_exception_data("Space", lines)
+    return parameters
+
+
+_Wrong = Iterator[tuple[tuple[str | int, ...], str]]
+
+
+def _wrong_conditions(
+    name: str, d: Distribution, parameters: dict[str, Distribution], above: list[str]
+) -> _Wrong:
+    """Yield where a condition is on what is no choice above, or on a value that it lacks."""
+    for parent, values in d.when.items():
+        choice = parameters.get(parent)
+        if choice is None:
+            hint = did_you_mean(parent, above)
+            yield (name, "when", parent), f"there is no parameter '{shown(parent)}' above. {hint}"
+        elif parent not in above:
+            text = f"'{shown(parent)}' is declared below; a condition is on a choice above it"
+            yield (name, "when", parent), text
+        elif not isinstance(choice, Choice):
+            text = f"'{shown(parent)}' is a range; a condition is on a choice"
+            yield (name, "when", parent), text
+        else:
+            known = [written(value) for value in choice.names]
+            for i, value in enumerate(values):
+                if written(value) not in known:
+                    hint = did_you_mean(written(value), known)
+                    text = f"'{shown(parent)}' has no value '{shown(written(value))}'. {hint}"
+                    yield (name, "when", parent, i), text
+
+
+def _contradictions(parameters: dict[str, Distribution]) -> _Wrong:
+    """Yield choices with a value twice, and parameters never drawn or that set another's field."""
+    asked = conditions(parameters)
+    seen: dict[str, list[str]] = {}
+    for name, d in parameters.items():
+        texts = [written(value) for value in d.names] if isinstance(d, Choice) else []
+        twice = next((text for i, text in enumerate(texts) if text in texts[:i]), None)
+        if twice is not None:
+            yield (name, "values"), f"'{shown(twice)}' is there twice; each value counts once"
+        for parent, values in asked[name].items():
+            if not values:
+                text = f"it is never drawn: no value of '{shown(parent)}' meets all its conditions"
+                yield (name, "when"), text
+        others = seen.setdefault(d.field or name, [])
+        for other in others:
+            if not d.relative and not _exclude(asked[name], asked[other]):
+                text = f"'{shown(other)}' sets the same field; their `when` must exclude each other"
+                yield (name,), text
+        others.append(name)
+
+
+def _exclude(one: dict[str, list[Scalar]], other: dict[str, list[Scalar]]) -> bool:
+    """Whether two sets of conditions never hold at once."""
+    return any(
+        not {written(v) for v in one[parent]} & {written(v) for v in other[parent]}
+        for parent in one.keys() & other.keys()
+    )
 
 
 class Space(Strict):
     """A search space: fields of a recipe or model, by path, and how each is drawn."""
 
     description: Prose = ""
-    parameters: Annotated[dict[str, Distribution], Field(min_length=1, max_length=64)] = Field(
-        description="fields by path, such as `recipe.optimizer.learning_rate`"
+    parameters: Annotated[
+        dict[str, Distribution],
+        Field(min_length=1, max_length=64),
+        AfterValidator(_check_parameters),
+    ] = Field(
+        description="fields by path, such as `recipe.optimizer.learning_rate`; `*` in a path "
+        "stands for every item of a list or every key of a mapping"
     )
 
     @model_validator(mode="after")
     def _ranges(self) -> Space:
         # Each is tried before the first trial.
-        values = sum(len(d.values) for d in self.parameters.values() if isinstance(d, Choice))
+        values = _values(self.parameters)
         if values > MAX_VALUES:
             raise ValueError(f"{values} values to choose from; the limit is {MAX_VALUES} in all")
         for path, d in self.parameters.items():

@@ -28,7 +28,7 @@ class _Group(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or args[0] not in self.commands:
             args = ["search", *args]
-        return super().parse_args(ctx, args)  # type: ignore[no-any-return]
+        return super().parse_args(ctx, args)
 
 
 app = typer.Typer(
@@ -254,7 +254,7 @@ def _begun(
     from kerasnet.registry import load_registry
     from kerasnet.runs import default_folder
     from kerasnet.tune import search as searches
-    from kerasnet.tune.space import check_space, read_space
+    from kerasnet.tune.space import check_grid, check_space, fitting, read_space
 
     known = load_registry(given.get("registry"))
     space_name = given.get("space", "learning_rate")
@@ -269,12 +269,17 @@ def _begun(
     )  # fmt: skip
     check(base)
     base = check_space(base, space, document, known)
+    space, left_out = fitting(base, space)
+    if given.get("algorithm") == "grid":
+        check_grid(space, document)
     asked = searches.ask(
         base, space, space_name=space_name, algorithm=given.get("algorithm", "random"),
         trials=trials, executions=given.get("executions", 1), stop_early=early_stopping,
     )  # fmt: skip
     folder = out or default_folder(base, prefix="tune-")
     check_new(folder)
+    for text in left_out:
+        _say(_console(to_stderr=True), text)
     return searches.begin(folder, asked)
 
 

@@ -6,7 +6,6 @@ where a grid was. What it calls an oracle draws the points and keeps their score
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import time
@@ -157,19 +156,21 @@ class GridOracle(Durable):
                 return {"status": trial.TrialStatus.RUNNING, "values": values}
         return {"status": trial.TrialStatus.STOPPED, "values": None}
 
-    def _points(self) -> Iterator[Drawn]:
-        seen = set()
+    def _points(self, *chosen: Any) -> Iterator[Drawn]:
+        """Yield the points that begin with some values, None standing for one that is not drawn."""
         space = self.hyperparameters.space
-        for row in itertools.product(*([*p.values] for p in space)):
-            drawn = keras_tuner.HyperParameters()
-            for parameter, value in zip(space, row, strict=True):
-                drawn.merge([parameter])
-                if drawn.is_active(parameter):
-                    drawn.values[parameter.name] = value
-            key = self._compute_values_hash(drawn.values)
-            if key not in seen:
-                seen.add(key)
-                yield dict(drawn.values)
+        drawn = keras_tuner.HyperParameters()
+        for parameter, value in zip(space, chosen, strict=False):
+            drawn.merge([parameter])
+            if drawn.is_active(parameter):
+                drawn.values[parameter.name] = value
+        if len(chosen) == len(space):
+            yield dict(drawn.values)
+            return
+        drawn.merge([space[len(chosen)]])
+        active = drawn.is_active(space[len(chosen)])
+        for value in space[len(chosen)].values if active else [None]:
+            yield from self._points(*chosen, value)
 
 
 def make_oracle(asked: schema.SearchConfig) -> Durable:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, get_args
 
-from kerasnet import __version__, data, schema
+from kerasnet import __version__, schema
 from kerasnet.document import to_yaml
 from kerasnet.errors import (
     BadInputError,
@@ -60,11 +60,6 @@ def ask(
         raise BadInputError(
             f"there is no algorithm '{algorithm}'. {did_you_mean(algorithm, ALGORITHMS)}"
         )
-    if not _has_validation(base):
-        raise BadInputError(
-            f"recipe '{base.recipe_name}' has validation_split 0, so a search would have to look "
-            "at the test set; choose another --recipe"
-        )
     if algorithm == "hyperband":
         if trials is not None:
             raise BadInputError("--trials: hyperband derives them from --epochs; leave it out")
@@ -80,14 +75,6 @@ def ask(
         algorithm=algorithm,  # type: ignore[arg-type]
         trials=trials, executions=executions, stop_early=stop_early,
     )  # fmt: skip
-
-
-def _has_validation(config: schema.RunConfig) -> bool:
-    if config.recipe.validation_split:
-        return True
-    if config.data.spec.source.type != "folder":
-        return False
-    return data.load_dataset(config.data.name, spec=config.data.spec, size=(8, 8)).has_validation
 
 
 def planned(asked: schema.SearchConfig) -> int | None:

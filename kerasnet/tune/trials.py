@@ -28,7 +28,7 @@ from kerasnet.errors import (
 from kerasnet.runs import Run, create_run
 from kerasnet.train import fit
 from kerasnet.tune.records import OBJECTIVE, SearchFolder, Trial
-from kerasnet.tune.space import apply
+from kerasnet.tune.space import apply, point
 
 # A process that dies so often without getting any further will die of this trial again.
 MAX_ATTEMPTS = 5
@@ -107,7 +107,7 @@ class TrialRunner:
         time.sleep(_WAIT_SECONDS)
 
     def _begun(self, name: str, drawn: Mapping[str, Any], known: Trial | None) -> Trial:
-        values = {path: drawn[path] for path in self.asked.space.parameters if path in drawn}
+        values = point(self.asked.space, drawn)
         epochs = int(drawn.get("tuner/epochs", self.asked.base.recipe.epochs))
         continues = drawn.get("tuner/trial_id")
         before = self.folder.record(continues) if continues else None
