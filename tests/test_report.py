@@ -16,6 +16,7 @@ import pytest
 
 from kerasnet import report
 from kerasnet.errors import BadInputError, EnvironmentFaultError
+from kerasnet.page import VARIABLES
 from kerasnet.schema import RunConfig
 
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -247,7 +248,7 @@ def test_ids_are_unique_and_colours_are_variables(ten: Path) -> None:
     text = (ten / "report.html").read_text(encoding="utf-8")
     ids = Page(text).ids
     assert len(ids) == len(set(ids))
-    assert not [colour for colour in report._VARIABLES if colour in text]
+    assert not [colour for colour in VARIABLES if colour in text]
     assert "var(--warm)" in text
 
 
