@@ -12,7 +12,7 @@ import math
 import re
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 # ---------------------------------------------------------------------------- wording
@@ -124,6 +124,29 @@ def draw(
         paint(figure)
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     return {"key": key, "label": label, "svg": _svg(out.getvalue(), key)}
+
+
+def round_values(low: float, high: float, log: bool) -> list[float]:
+    """Return some four to seven round values between two bounds, for the ticks of an axis."""
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    if log:
+        few = (1.0,) if high > 100 * low else (1.0, 2.0, 5.0)
+        places = LogLocator(subs=few, numticks=7).tick_values(low, high)
+    else:
+        places = MaxNLocator(nbins=5).tick_values(low, high)
+    slack = 1e-6 * (low if log else high - low)
+    found = [float(x) for x in places if low - slack <= x <= high + slack]
+    return found if len(found) > 1 else [low, high]
+
+
+def label_values(axis: Any, values: Sequence[float]) -> None:
+    """Label a matplotlib axis at these values, in plain text.
+
+    On a log axis matplotlib would write formulas, which the pages' figures do not read as such.
+    """
+    axis.set_ticks(values, [number(value) for value in values])
+    axis.set_ticks([], minor=True)
 
 
 def _svg(text: str, key: str) -> str:

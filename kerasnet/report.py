@@ -34,10 +34,12 @@ from kerasnet.page import (
     WARM,
     clean,
     draw,
+    label_values,
     number,
     percent,
     plural,
     render,
+    round_values,
     shortened,
 )
 from kerasnet.progress import duration
@@ -473,6 +475,9 @@ def _curves(
         if options.get("log"):
             axes.set_yscale("log")
         _paint_curves(axes, epochs, lines)
+        if options.get("log"):
+            low, high = axes.get_ylim()
+            label_values(axes.yaxis, round_values(low, high, log=True))
         if options.get("zero"):
             axes.set_ylim(bottom=0)
 
