@@ -73,10 +73,9 @@ def _field(axis: Axis) -> Any:
     name, shown = clean(axis.path), axis.name
     if not axis.choices:
         return plugin.HParam(name, plugin.RealInterval(axis.low, axis.high), display_name=shown)
-    for kind in (bool, int, float, str):
-        if all(type(value) is kind for value in axis.choices):
-            values = [_plain(value) for value in axis.choices]
-            return plugin.HParam(name, plugin.Discrete(values), display_name=shown)
+    values = [_plain(value) for value in axis.choices]
+    if len({type(value) for value in values}) == 1:
+        return plugin.HParam(name, plugin.Discrete(values), display_name=shown)
     return plugin.HParam(name, display_name=shown)
 
 

@@ -411,7 +411,10 @@ def report(directory: str, as_json: bool, as_csv: bool, tensorboard: str | None)
     found = _read(directory)
     if tensorboard is not None:
         runs = plural(_write_hparams(found, tensorboard), "run")
-        print(f"{runs} for TensorBoard: tensorboard --logdir {shlex.quote(tensorboard)}", file=sys.stderr)
+        print(
+            f"{runs} for TensorBoard: tensorboard --logdir {shlex.quote(tensorboard)}",
+            file=sys.stderr,
+        )
     if as_json:
         # By way of JSON, in which what is no finite number is null.
         plain = json.loads(found.search.model_dump_json())
