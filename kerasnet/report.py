@@ -9,17 +9,13 @@ module is quick and never brings in TensorFlow.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
 import math
-import re
-import unicodedata
-import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +26,22 @@ from pydantic import BaseModel, Field, ValidationError
 
 from kerasnet.errors import BadInputError, EnvironmentFaultError
 from kerasnet.files import write_atomically
+from kerasnet.page import (
+    COOL,
+    INK,
+    MUTED,
+    PAPER,
+    WARM,
+    clean,
+    draw,
+    label_values,
+    number,
+    percent,
+    plural,
+    render,
+    round_values,
+    shortened,
+)
 from kerasnet.progress import duration
 from kerasnet.runs import METRICS, TIMING, Summary
 from kerasnet.schema import RunConfig
@@ -256,9 +268,9 @@ def _read_table(path: Path, columns: Sequence[str]) -> dict[str, FloatArray] | N
     if rows and not text.endswith("\n") and len(rows[-1]) != len(header):
         rows.pop()  # a process that was killed, or is writing now, leaves half a line
     by_epoch: dict[float, list[float]] = {}
-    for number, row in enumerate(rows, start=2):
+    for line, row in enumerate(rows, start=2):
         if row:
-            values = _numbers(path, number, row, header, columns)
+            values = _numbers(path, line, row, header, columns)
             by_epoch[values[0]] = values  # a resumed run may say an epoch twice: the last counts
     if not by_epoch:
         return None
@@ -332,22 +344,17 @@ def _check_predictions(
         raise _corrupt(path, "probabilities that sum to 1", "others (logits, or NaN?)")
 
 
-def _clean(name: str) -> str:
-    """Replace what neither HTML nor SVG may hold: control characters and lone surrogates."""
-    return "".join("�" if unicodedata.category(c) in ("Cc", "Cs") else c for c in name)
-
-
 def _class_names(path: Path, config: RunConfig | None, classes: int) -> list[str]:
     """Return a name for each class: the run's, else the data set's, else its number."""
     if config is not None and config.inference is not None and config.inference.class_names:
         names = config.inference.class_names
         if len(names) != classes:
             raise _corrupt(path, f"{classes} names in inference.class_names", str(len(names)))
-        return [_clean(name) for name in names]
+        return [clean(name) for name in names]
     if config is not None and config.data.spec.class_names is not None:
         names = config.data.spec.class_names
         if len(names) == classes:
-            return [_clean(name) for name in names]
+            return [clean(name) for name in names]
     return [str(index) for index in range(classes)]
 
 
@@ -381,23 +388,6 @@ def _read_run(folder: Path) -> _Run:
 # ---------------------------------------------------------------------------- wording
 
 
-def _percent(share: float, digits: int = 2) -> str:
-    return f"{100 * share:.{digits}f} %" if math.isfinite(share) else "–"
-
-
-def _number(value: float, digits: int = 4) -> str:
-    """Return a number as people write it: 14,750,730, 0.0123, 1e-05, or a dash for NaN."""
-    if not math.isfinite(value):
-        return "–"
-    if float(value).is_integer() and abs(value) < 1e15:
-        return f"{int(value):,}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
 def _phrase(part: BaseModel) -> str:
     """Return a piece of configuration as `sgd: learning rate 0.1, momentum 0.9, nesterov`."""
     words = []
@@ -418,100 +408,6 @@ def _phrase(part: BaseModel) -> str:
 
 
 # ---------------------------------------------------------------------------- drawing
-
-# matplotlib knows no CSS, so it draws in these colours, and `_svg` puts the variables in their
-# place: one picture for the light page, the dark one and the printed one.
-INK, MUTED, RULE, COOL, WARM, PAPER = (f"#0{i}0{i}0{i}" for i in range(1, 7))
-_VARIABLES = {
-    INK: "var(--ink)",
-    MUTED: "var(--muted)",
-    RULE: "var(--rule)",
-    COOL: "var(--cool)",
-    WARM: "var(--warm)",
-    PAPER: "var(--paper)",
-}
-_SETTINGS = {
-    "svg.hashsalt": "kerasnet",  # ids would be random otherwise
-    "svg.fonttype": "none",  # text stays text: searchable, and in the page's own font
-    "font.size": 8.5,
-    "axes.linewidth": 0.7,
-    "axes.edgecolor": RULE,
-    "axes.labelcolor": MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": RULE,
-    "grid.linewidth": 0.6,
-    "xtick.color": RULE,
-    "ytick.color": RULE,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "ytick.major.size": 0,
-    "ytick.minor.size": 0,
-    "lines.linewidth": 1.5,
-    "lines.markersize": 3.0,
-    "text.color": INK,
-    "text.parse_math": False,  # a class may be called "$x$"
-}
-_TAG = re.compile(r"<[^<>]*>")  # matplotlib escapes both brackets in text and in attributes
-_ID = re.compile(r'((?<=\s)id="|url\(#|(?:xlink:)?href="#)')
-
-
-@contextlib.contextmanager
-def _style() -> Iterator[None]:
-    """Draw with matplotlib's defaults and ours, whatever the user's matplotlibrc says."""
-    import matplotlib as mpl
-
-    defaults = {k: v for k, v in mpl.rcParamsDefault.items() if not k.startswith("backend")}
-    with warnings.catch_warnings(), mpl.rc_context({**defaults, **_SETTINGS}):
-        # A glyph that matplotlib's font lacks is no loss: the browser draws the text.
-        warnings.simplefilter("ignore", UserWarning)
-        yield
-
-
-def _draw(
-    key: str, label: str, size: tuple[float, float], paint: Callable[[Any], None]
-) -> dict[str, str]:
-    """Paint a figure of `size` inches; return its SVG and its description for screen readers.
-
-    Args:
-        key: what the ids inside start with; no two figures of a page may share it.
-        label: says in words what the picture shows.
-        size: width and height; an inch becomes some 95 pixels on the page.
-        paint: is given the empty `matplotlib.figure.Figure`.
-    """
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    out = io.StringIO()
-    with _style():
-        figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasSVG(figure)
-        paint(figure)
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-    return {"key": key, "label": label, "svg": _svg(out.getvalue(), key)}
-
-
-def _svg(text: str, key: str) -> str:
-    """Make matplotlib's SVG document part of a page: no outside names, own ids, CSS colours."""
-    opening = re.search(r"<svg[^<>]*>", text)
-    assert opening is not None, "matplotlib writes an svg element"
-    box = re.search(r'viewBox="[-0-9. ]+"', opening[0])
-    assert box is not None, "matplotlib writes a viewBox"
-    body = text[opening.end() : text.rindex("</svg>")]
-    body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)
-    # Its style sheet says `* {...}`, which would be taken to mean the whole page.
-    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", body, flags=re.DOTALL)
-
-    def adapt(match: re.Match[str]) -> str:
-        tag = _ID.sub(lambda m: f"{m[1].removeprefix('xlink:')}{key}-", match[0])
-        for colour, variable in _VARIABLES.items():
-            tag = tag.replace(colour, variable)
-        return tag
-
-    return f'<svg {box[0]} aria-hidden="true" focusable="false">{_TAG.sub(adapt, body)}</svg>'
 
 
 @dataclass(frozen=True)
@@ -569,7 +465,7 @@ def _curves(
     finite = [line.values[np.isfinite(line.values)] for line in lines]
     gaps = sum(line.values.size - f.size for line, f in zip(lines, finite, strict=True))
     told = ", ".join(
-        f"{line.name} from {_number(f[0])} to {_number(f[-1])}"
+        f"{line.name} from {number(f[0])} to {number(f[-1])}"
         for line, f in zip(lines, finite, strict=True)
         if f.size
     )
@@ -579,12 +475,15 @@ def _curves(
         if options.get("log"):
             axes.set_yscale("log")
         _paint_curves(axes, epochs, lines)
+        if options.get("log"):
+            low, high = axes.get_ylim()
+            label_values(axes.yaxis, round_values(low, high, log=True))
         if options.get("zero"):
             axes.set_ylim(bottom=0)
 
-    span = f"epochs {_number(epochs[0])} to {_number(epochs[-1])}"
-    figure = _draw(key, f"{title} over {span}: {told or 'no finite value'}.", (4.4, 2.5), paint)
-    remark = f"{_plural(gaps, 'value')} not finite: shown as gaps." if gaps else ""
+    span = f"epochs {number(epochs[0])} to {number(epochs[-1])}"
+    figure = draw(key, f"{title} over {span}: {told or 'no finite value'}.", (4.4, 2.5), paint)
+    remark = f"{plural(gaps, 'value')} not finite: shown as gaps." if gaps else ""
     return {**figure, "title": title, "remark": remark}
 
 
@@ -592,8 +491,7 @@ def _matrix(counts: IntArray, names: Sequence[str]) -> Context:
     """Return the confusion matrix as a figure; rows are true classes, columns predictions."""
     classes = len(names)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    # Names that share a beginning often differ at the end.
-    short = [name if len(name) <= 14 else f"{name[:7]}…{name[-6:]}" for name in names]
+    short = [shortened(name, 14) for name in names]
     side = 2.6 + 0.26 * classes
     size = _cell_font(72 * (side - 1.5) / classes, len(str(counts.max())))
 
@@ -622,7 +520,7 @@ def _matrix(counts: IntArray, names: Sequence[str]) -> Context:
     pairs = _confused(*_as_pairs(counts), names, np.sum(counts, axis=1), rows=3)
     worst = "; ".join(f"{p['true']} taken for {p['predicted']}, {p['count']} times" for p in pairs)
     label = f"Confusion matrix of {classes} classes. Most frequent mistakes: {worst or 'none'}."
-    return _draw("confusion", label, (side, side), paint)
+    return draw("confusion", label, (side, side), paint)
 
 
 def _cell_font(width: float, digits: int) -> float:
@@ -652,9 +550,9 @@ def _calibration(binned: Reliability) -> Context:
     mean = float(np.sum(binned.counts[used] * binned.confidence[used]) / binned.counts.sum())
     label = (
         f"Reliability diagram in {len(binned.counts)} bins: expected calibration error "
-        f"{_percent(binned.error)}, mean confidence {_percent(mean)}."
+        f"{percent(binned.error)}, mean confidence {percent(mean)}."
     )
-    return _draw("reliability", label, (3.6, 3.9), paint)
+    return draw("reliability", label, (3.6, 3.9), paint)
 
 
 # ---------------------------------------------------------------------------- sections
@@ -666,8 +564,8 @@ def _headline(run: _Run) -> Context:
     name = summary.model if summary else config.architecture.name if config else run.folder.name
     data = summary.dataset if summary else config.data.name if config else ""
     context: Context = {
-        "model": _clean(name),
-        "dataset": _clean(data),
+        "model": clean(name),
+        "dataset": clean(data),
         "remark": summary.data_remark if summary else None,
         "folder": run.folder.resolve().name,
         "version": config.kerasnet if config else None,
@@ -692,18 +590,18 @@ def _accuracy(run: _Run, notes: list[str]) -> Context:
         correct, total = int(right.sum()), right.size
         if summary and abs(summary.test_accuracy - correct / total) > 0.5 / total:
             notes.append(
-                f"summary.json says {_percent(summary.test_accuracy)} and predictions.npz "
-                f"{_percent(correct / total)}: are they from the same run? "
+                f"summary.json says {percent(summary.test_accuracy)} and predictions.npz "
+                f"{percent(correct / total)}: are they from the same run? "
                 "This page follows the predictions."
             )
         low, high = wilson_interval(correct, total)
-        between = f"95 % interval (Wilson) {100 * low:.2f} – {_percent(high)}"
-        detail = f"{between}, {correct:,} of {_plural(total, 'test image')}"
-        return {"accuracy": _percent(correct / total), "kind": "test accuracy", "detail": detail}
+        between = f"95 % interval (Wilson) {100 * low:.2f} – {percent(high)}"
+        detail = f"{between}, {correct:,} of {plural(total, 'test image')}"
+        return {"accuracy": percent(correct / total), "kind": "test accuracy", "detail": detail}
     if summary:
         detail = "No interval: predictions.npz is missing or empty."
         return {
-            "accuracy": _percent(summary.test_accuracy),
+            "accuracy": percent(summary.test_accuracy),
             "kind": "test accuracy",
             "detail": detail,
         }
@@ -711,8 +609,8 @@ def _accuracy(run: _Run, notes: list[str]) -> Context:
         if metrics is None or not np.isfinite(metrics[column]).any():
             continue
         known = np.flatnonzero(np.isfinite(metrics[column]))
-        detail = f"after epoch {_number(metrics['epoch'][known[-1]])}"
-        value = _percent(float(metrics[column][known[-1]]))
+        detail = f"after epoch {number(metrics['epoch'][known[-1]])}"
+        value = percent(float(metrics[column][known[-1]]))
         return {"accuracy": value, "kind": f"{kind} so far", "detail": detail}
     return {"accuracy": None, "kind": "", "detail": ""}
 
@@ -722,7 +620,7 @@ def _facts(run: _Run) -> list[tuple[str, str, str]]:
     summary, config, timing = run.summary, run.config, run.timing
     facts: list[tuple[str, str, str]] = []
     if summary and summary.test_loss is not None:
-        facts.append(("Test loss", _number(summary.test_loss), ""))
+        facts.append(("Test loss", number(summary.test_loss), ""))
     if summary:
         facts.append(("Epochs", f"{summary.epochs:,}", f"recipe {summary.recipe}"))
     elif config:
@@ -739,7 +637,7 @@ def _facts(run: _Run) -> list[tuple[str, str, str]]:
         speed = float(np.nanmedian(timing["images_per_second"]))
     if speed is not None:
         remark = summary.precision if summary else config.precision.resolved if config else None
-        facts.append(("Images per second", _number(speed, 3), remark or ""))
+        facts.append(("Images per second", number(speed, 3), remark or ""))
     if summary and "total" in summary.params:
         trainable = summary.params.get("trainable")
         remark = f"{trainable:,} trainable" if trainable is not None else ""
@@ -760,7 +658,7 @@ def _training(run: _Run) -> Context:
         context["every"] = every = math.ceil(len(run.metrics["epoch"]) / EPOCH_ROWS)
         # Counted from the end, so that the last epoch is always among them.
         picked = range(len(run.metrics["epoch"]))[::-1][::every][::-1]
-        context["rows"] = [[_number(run.metrics[c][i]) for c in METRICS] for i in picked]
+        context["rows"] = [[number(run.metrics[c][i]) for c in METRICS] for i in picked]
     if run.timing is None:
         missing.append("timing.csv is missing or has no rows: throughput is not known.")
     else:
@@ -795,18 +693,18 @@ def _metric_figures(metrics: Mapping[str, FloatArray]) -> list[Context]:
 def _last_epoch(metrics: Mapping[str, FloatArray]) -> str:
     """Return a sentence or two on where training stands."""
     text = (
-        f"After epoch {_number(metrics['epoch'][-1])} ({_number(metrics['step'][-1])} steps): "
-        f"train loss {_number(metrics['loss'][-1])}, "
-        f"train accuracy {_percent(metrics['accuracy'][-1])}"
+        f"After epoch {number(metrics['epoch'][-1])} ({number(metrics['step'][-1])} steps): "
+        f"train loss {number(metrics['loss'][-1])}, "
+        f"train accuracy {percent(metrics['accuracy'][-1])}"
     )
     validation = metrics["val_accuracy"]
     if not np.isfinite(validation).any():
         return f"{text}. No validation split."
     best = int(np.nanargmax(np.where(np.isfinite(validation), validation, np.nan)))
     return (
-        f"{text}, validation accuracy {_percent(validation[-1])}. "
-        f"Best validation accuracy {_percent(validation[best])}, "
-        f"epoch {_number(metrics['epoch'][best])}."
+        f"{text}, validation accuracy {percent(validation[-1])}. "
+        f"Best validation accuracy {percent(validation[best])}, "
+        f"epoch {number(metrics['epoch'][best])}."
     )
 
 
@@ -822,7 +720,7 @@ def _test(run: _Run) -> Context:
         "matrix": None,
         "pairs": [],
         "calibration": _calibration(binned),
-        "error": _percent(binned.error),
+        "error": percent(binned.error),
         "bins": len(binned.counts),
         "mistakes": _mistakes(predictions, names),
         "wide": len(names) > 12,  # a matrix that needs the page's width
@@ -861,7 +759,7 @@ def _confused(
             "true": names[pairs[i, 0]],
             "predicted": names[pairs[i, 1]],
             "count": int(counts[i]),
-            "share": _percent(counts[i] / totals[pairs[i, 0]], 1),
+            "share": percent(counts[i] / totals[pairs[i, 0]], 1),
         }
         for i in order
     ]
@@ -887,11 +785,11 @@ def _classes(predictions: Predictions, names: Sequence[str]) -> Context:
         {
             "name": names[i],
             "images": f"{int(support[i]):,}",
-            "recall": _percent(recall[i], 1),
+            "recall": percent(recall[i], 1),
             "bar": round(100 * recall[i], 1) if math.isfinite(recall[i]) else 0,
-            "precision": _percent(precision[i], 1),
-            "f1": _percent(f1[i], 1),
-            "accuracy": _percent(accuracy[i], 1),
+            "precision": percent(precision[i], 1),
+            "f1": percent(f1[i], 1),
+            "accuracy": percent(accuracy[i], 1),
         }
         for i in shown
     ]
@@ -923,14 +821,14 @@ def _setup(config: RunConfig | None) -> list[tuple[str, str]]:
     rows = [
         ("Recipe", ": ".join(part for part in (config.recipe_name, recipe.description) if part)),
         ("Optimiser", _phrase(recipe.optimizer)),
-        ("Schedule", f"{_phrase(recipe.schedule)}, over {_plural(config.horizon, 'epoch')}"),
+        ("Schedule", f"{_phrase(recipe.schedule)}, over {plural(config.horizon, 'epoch')}"),
         ("Batch size", f"{recipe.batch_size:,}"),
         ("Weight decay", _phrase(recipe.weight_decay) if recipe.weight_decay else "none"),
         ("Label smoothing", f"{recipe.label_smoothing:g}"),
         ("Gradient clip", f"{recipe.gradient_clip:g}" if recipe.gradient_clip else "none"),
         ("Weight average", _phrase(recipe.ema) if recipe.ema else "none"),
         ("Augmentation", _phrase(recipe.augment)),
-        ("Validation split", _percent(recipe.validation_split, 0)),
+        ("Validation split", percent(recipe.validation_split, 0)),
         ("Data", ": ".join(p for p in (data.name, data.spec.description) if p) + limit),
         ("Input", f"{' × '.join(map(str, config.input))}, {config.classes:,} classes"),
         ("Precision", _precision(config)),
@@ -938,7 +836,7 @@ def _setup(config: RunConfig | None) -> list[tuple[str, str]]:
         ("Seed", str(config.seed)),
         ("First weights", config.weights or "drawn at random"),
     ]
-    return [(name, _clean(value)) for name, value in rows]
+    return [(name, clean(value)) for name, value in rows]
 
 
 def _precision(config: RunConfig) -> str:
@@ -977,17 +875,8 @@ def _environment(run: _Run) -> list[tuple[str, str]]:
 
 
 def _render(run: _Run) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("kerasnet", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("report.html.j2").render(
+    return render(
+        "report.html.j2",
         head=_headline(run),
         training=_training(run),
         test=_test(run),
