@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kerasnet.api import convert_weights, create_model, evaluate, fit, list_models
+    from kerasnet.api import convert_weights, create_model, evaluate, fit, list_models, lr_find
     from kerasnet.build import build_block
     from kerasnet.data import load_dataset
     from kerasnet.runs import load_run
@@ -28,6 +28,7 @@ __all__ = [
     "list_models",
     "load_dataset",
     "load_run",
+    "lr_find",
 ]
 
 # Imported when first used, so that `import kerasnet` and the light commands start at once.
@@ -40,6 +41,7 @@ _PLACES = {
     "list_models": "kerasnet.api",
     "load_dataset": "kerasnet.data",
     "load_run": "kerasnet.runs",
+    "lr_find": "kerasnet.api",
 }
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from kerasnet import schema
 from kerasnet.errors import BadInputError, InterruptedRunError
@@ -14,6 +15,8 @@ from kerasnet.runs import Run, create_run
 if TYPE_CHECKING:
     import keras
     from rich.console import Console
+
+    from kerasnet.range_test import Found
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -143,7 +146,7 @@ def fit(
     out: str | os.PathLike[str] | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
-    learning_rate: float | None = None,
+    learning_rate: float | Literal["find"] | None = None,
     precision: str | None = None,
     deterministic: bool | None = None,
     rescale: bool = False,
@@ -160,7 +163,7 @@ def fit(
         out: a new run's folder; `runs/<model>-<dataset>-<time>` if not given.
         epochs: length, and on a new run the schedule's horizon.
         batch_size: images in a step.
-        learning_rate: the schedule's highest.
+        learning_rate: the schedule's highest; `find`: what a range test suggests, see `lr_find`.
         precision: `auto`, `float32`, `mixed_bfloat16` or `mixed_float16`.
         deterministic: the same bits each time on the same machine; for the whole process.
         rescale: with `resume`: the schedule spans the new number of epochs.
@@ -254,6 +257,71 @@ def train_run(
     result = train(run, config=config, console=console)
     write_report(run.path)
     return result
+
+
+def lr_find(
+    model: str,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    min: float = 1e-7,
+    max: float = 10.0,
+    steps: int = 150,
+    registry: Registry | None = None,
+    console: Console | None = None,
+    **options: Any,
+) -> Found:
+    """Find a learning rate as `kerasnet lr-find` does: by a range test (Smith 2015, section 3.3).
+
+    One training whose rate grows from `min` to `max`, on the training images alone.
+
+    Args:
+        model: a model of the registry.
+        out: a new folder; `runs/lr-find-<model>-<dataset>-<time>` if not given.
+        min: learning rate of the first step.
+        max: learning rate of the last step.
+        steps: how many steps; the test ends early where the loss diverges.
+        registry: where the model is; the built-in one if not given.
+        console: where progress goes; standard output if not given.
+        **options: `recipe`, `dataset`, `data_dir`, `batch_size`, `limit_train`, `precision`,
+            `seed`, `weights` and others as for `fit`.
+
+    Returns:
+        What was found: `found.suggestion.rate`, its reason, and `found.curve`.
+
+    Raises:
+        KerasnetError: BadInputError, DivergedError, EnvironmentFaultError or InterruptedRunError.
+    """
+    from kerasnet.config import check, new_run
+    from kerasnet.files import check_new
+    from kerasnet.runs import default_folder
+
+    spec = {"min": float(min), "max": float(max), "steps": steps}
+    given = {k: v for k, v in options.items() if v is not None}
+    config = new_run(model, {**given, "learning_rate": "find", "lr_find": spec}, registry)
+    check(config)
+    folder = Path(out) if out is not None else default_folder(config, prefix="lr-find-")
+    check_new(folder)
+    return _find_rate(config, folder, console)
+
+
+def _find_rate(config: schema.RunConfig, folder: Path, console: Console | None) -> Found:
+    from rich.console import Console
+
+    from kerasnet import backend
+    from kerasnet.interruption import Interrupted, Interruption
+
+    console = console or Console()
+    try:
+        with Interruption(console):
+            with console.status("loading TensorFlow"):
+                backend.load(config.execution.deterministic)
+            from kerasnet.train import find_rate
+
+            return find_rate(config, folder, console)
+    except Interrupted as signal:
+        raise InterruptedRunError(
+            "interrupted before a learning rate was found", signal.signum
+        ) from signal
 
 
 def evaluate(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -366,7 +367,11 @@ def fit(
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images in a step.")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="The schedule's highest learning rate.")
+        str | None,
+        typer.Option(
+            metavar="RATE|find",
+            help="The schedule's highest learning rate; find: what lr-find suggests.",
+        ),
     ] = None,
     precision: Annotated[
         str | None,
@@ -450,7 +455,7 @@ def fit(
 
     options = {
         "recipe": recipe, "dataset": dataset, "data_dir": data_dir, "epochs": epochs,
-        "batch_size": batch_size, "learning_rate": learning_rate, "precision": precision,
+        "batch_size": batch_size, "learning_rate": _rate(learning_rate), "precision": precision,
         "seed": seed, "limit_train": limit_train, "weights": weights,
         "reset_head": reset_head or None, "freeze": freeze or None,
         "checkpoint_every": _every(checkpoint_every), "keep_checkpoints": keep_checkpoints,
@@ -509,6 +514,14 @@ def _best_of(search: str, config: str | None, resume: str | None) -> str:
             f"{search}: no trial has finished yet. Go on with: kerasnet tune --resume {search}"
         )
     return str(folder.path / "best.yaml")
+
+
+def _rate(text: str | None) -> float | str | None:
+    """Return the number that `--learning-rate` gives, or else its word, as the schema takes it."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
 
 
 def _every(words: tuple[str, str] | None) -> dict[str, float] | None:
@@ -591,12 +604,14 @@ def _say_start(console: Console, config: RunConfig, plan: Plan, folder: str) -> 
     from kerasnet.plan import format_shape, millions
 
     recipe, precision = config.recipe, config.precision
+    measured = config.lr_find is None or config.lr_find.suggestion is not None
+    rate = f"{recipe.optimizer.learning_rate:g}" if measured else "at a rate to be found"
     _say(
         console,
         f"{config.architecture.name} ({millions(plan.params['total'])} parameters, "
         f"{millions(plan.macs)} MACs) on {config.data.name}, input {format_shape(config.input)}\n"
         f"recipe {config.recipe_name}: {recipe.epochs} epochs, batch {recipe.batch_size}, "
-        f"{recipe.optimizer.type} {recipe.optimizer.learning_rate:g}, seed {config.seed}\n"
+        f"{recipe.optimizer.type} {rate}, seed {config.seed}\n"
         f"precision {precision.resolved} ({precision.reason})\n"
         + _start_of(config, plan)
         + f"run folder {folder}",
@@ -756,6 +771,78 @@ def convert(
         *(f"{layer} begins anew" for layer in result["reset"]),
     ]
     _say(_console(), "\n".join(done))
+
+
+@app.command(
+    "lr-find",
+    epilog=_example(
+        "kerasnet lr-find resnet20 --dataset digits",
+        "kerasnet lr-find resnet50 --recipe original --min 1e-6 --max 1 --steps 200",
+        "kerasnet fit resnet20 --dataset digits --learning-rate find",
+    ),
+)
+def lr_find(
+    name: Annotated[str, typer.Argument(help="A model.")],
+    recipe: Annotated[
+        str | None, typer.Option(help="How to train; default: the model's for the data set.")
+    ] = None,
+    dataset: Annotated[str, typer.Option(metavar="NAME|DIR", help="As for fit.")] = "cifar10",
+    data_dir: DataDirOption = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images in a step.")] = None,
+    limit_train: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Train on N images only.")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(metavar="auto|float32|mixed_bfloat16|mixed_float16")
+    ] = "auto",
+    seed: SeedOption = 0,
+    lowest: Annotated[float, typer.Option("--min", help="Learning rate of the first step.")] = 1e-7,
+    highest: Annotated[float, typer.Option("--max", help="Learning rate of the last step.")] = 10.0,
+    steps: Annotated[
+        int, typer.Option(help="How many; fewer are run where the loss diverges.")
+    ] = 150,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="A new folder. [default: runs/lr-find-MODEL-DATASET-TIME]"
+        ),
+    ] = None,
+    registry: RegistryOption = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object at the end; progress to stderr.")
+    ] = False,
+) -> None:
+    """Find a learning rate by one short training in which it grows (Smith 2015)."""
+    from kerasnet import api
+
+    options = {
+        "recipe": recipe, "dataset": dataset, "data_dir": data_dir, "batch_size": batch_size,
+        "limit_train": limit_train, "precision": precision, "seed": seed,
+    }  # fmt: skip
+    console = _console(to_stderr=as_json)
+    found = api.lr_find(
+        name, out=out, min=lowest, max=highest, steps=steps, registry=_registry(registry),
+        console=console, **options,
+    )  # fmt: skip
+    if as_json:
+        _print_json(found.to_json())
+        return
+    suggestion = found.suggestion
+    _say(console, f"suggested learning rate {suggestion.rate:g}", style="bold green")
+    _say(console, suggestion.reason)
+    given = {**options, "registry": registry, "learning_rate": suggestion.rate}
+    _say(console, f"train with it: {_fit_line(name, given)}")
+    _say(console, f"curve: {found.folder}/lr-find.png (.csv, .json)")
+
+
+def _fit_line(name: str, options: dict[str, Any]) -> str:
+    """Return the shell line of `fit` with the options that say something."""
+    usual = {"dataset": "cifar10", "precision": "auto", "seed": 0}
+    words = ["kerasnet", "fit", name]
+    for option, value in options.items():
+        if value is not None and value != usual.get(option):
+            words += [f"--{option.replace('_', '-')}", str(value)]
+    return shlex.join(words)
 
 
 # ---------------------------------------------------------------------------- entry

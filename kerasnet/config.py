@@ -39,7 +39,10 @@ OPTION_PATHS = {
     "checkpoint_every": "execution.checkpoint_every",
     "keep_checkpoints": "execution.keep_checkpoints",
     "on_nan": "execution.on_nan",
+    "lr_find": "lr_find",
 }
+# In place of a learning rate: measure it.
+FIND = "find"
 _FILES = ("data.data_dir", "weights")
 # Those that `resolve` takes itself.
 _ARGUMENTS = ("data_dir", "limit_train", "weights", "seed")
@@ -122,7 +125,7 @@ def new_run(
     Raises:
         BadInputError: as `resolve`.
     """
-    given = dict(options)
+    given = _with_rate(options)
     requested = given.pop("precision", "auto")
     fields = [k for k in given if k in OPTION_PATHS and k not in _ARGUMENTS]
     overrides = {OPTION_PATHS[k]: given.pop(k) for k in fields}
@@ -160,7 +163,7 @@ def repeated(config: schema.RunConfig, options: Mapping[str, Any]) -> schema.Run
     Raises:
         BadInputError: an option is none that stands for a field, or its value does not fit it.
     """
-    given = dict(options)
+    given = _with_rate(options)
     overrides: dict[str, Any] = {}
     if "precision" in given:
         resolved = precision.resolve(given.pop("precision"))
@@ -172,6 +175,28 @@ def repeated(config: schema.RunConfig, options: Mapping[str, Any]) -> schema.Run
     made = with_values(config, overrides | {OPTION_PATHS[k]: v for k, v in given.items()})
     check_start(made.weights, made.reset_head, made.freeze)
     return made
+
+
+def _with_rate(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a new run's options with `learning_rate: find` as the range test it stands for.
+
+    Raises:
+        BadInputError: the learning rate is another word.
+    """
+    given = dict(options)
+    rate = given.get("learning_rate")
+    if isinstance(rate, str):
+        if rate != FIND:
+            raise BadInputError(
+                f"--learning-rate takes a number or `{FIND}`, not '{shown(rate)}'. "
+                f"{did_you_mean(rate, [FIND])}"
+            )
+        del given["learning_rate"]
+        given.setdefault("lr_find", {})
+    elif rate is not None:
+        # In a configuration that is repeated, the test's finding is not what is trained with.
+        given["lr_find"] = None
+    return given
 
 
 def check_start(
@@ -286,6 +311,11 @@ def continued(
     Raises:
         BadInputError: an option contradicts the run, or `epochs` would shorten it.
     """
+    if options.get("learning_rate") == FIND:
+        raise BadInputError(
+            f"--learning-rate {FIND}: a run that goes on keeps its learning rate, "
+            f"{config.recipe.optimizer.learning_rate:g}; begin a new one to measure another"
+        )
     plain = config.model_dump(mode="json")
     changed = {}
     for option, value in options.items():

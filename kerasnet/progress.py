@@ -117,3 +117,51 @@ class Reporter:
         if self._bar:
             self._bar.stop()
             self._bar = None
+
+
+class RateReporter:
+    """Shows the steps of a range test: a bar on a terminal, a line for every tenth of it elsewhere.
+
+    Args:
+        console: where to.
+        steps: of the whole test.
+        clock: seconds.
+    """
+
+    def __init__(
+        self, console: Console, steps: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.console, self.steps, self.clock = console, steps, clock
+        self._shown = 0
+        self._first: tuple[int, float] | None = None
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("range test"), BarColumn(), MofNCompleteColumn(),
+                TextColumn("{task.fields[said]}"), console=console, transient=True,
+            )  # fmt: skip
+            self._bar.start()
+            self._task = self._bar.add_task("", total=steps, said="starting")
+
+    def step_ended(self, step: int, rate: float, loss: float, last: bool = False) -> None:
+        """Show a step, counted from 1, its learning rate and the smoothed loss; maybe the last."""
+        if self._first is None:
+            # The first step compiles the model, which says nothing about the rest.
+            self._first = (step, self.clock())
+        start, since = self._first
+        pace = (self.clock() - since) / (step - start) if step > start else math.inf
+        left = duration(pace * (self.steps - step))
+        said = f"learning rate {rate:.3g}  loss {loss:.4f}  ETA {left}"
+        if self._bar:
+            self._bar.update(self._task, completed=step, said=said)
+        if last or step == self.steps or _passed(step, self._shown, max(1, self.steps // 10)):
+            self._shown = step
+            self.console.print(
+                f"range test  step {step}/{self.steps}  {said}", highlight=False, soft_wrap=True
+            )
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        if self._bar:
+            self._bar.stop()
+            self._bar = None

@@ -140,12 +140,30 @@ class FirstNonfiniteStep(keras.metrics.Metric):  # type: ignore[misc]
         return keras.ops.convert_to_tensor(self.first)
 
 
+class BatchLoss(keras.metrics.Metric):  # type: ignore[misc]
+    """The loss of the last batch alone; the one that Keras reports is an epoch's running mean."""
+
+    def __init__(self, loss: SmoothedCrossentropy, name: str = "batch_loss") -> None:
+        super().__init__(name=name, dtype="float32")
+        self.loss = loss
+        self.last = self.add_variable((), "zeros", name="last")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Look at a batch: what the loss takes."""
+        self.last.assign(self.loss(y_true, y_pred))
+
+    def result(self) -> Any:
+        """Return the loss, a float32 scalar."""
+        return keras.ops.convert_to_tensor(self.last)
+
+
 def make_optimizer(
     recipe: schema.Recipe,
     steps_per_epoch: int,
     horizon: int,
     variables: Sequence[Any],
     rate_scale: float = 1.0,
+    rate: Any = None,
 ) -> Any:
     """Return a recipe's Keras optimiser.
 
@@ -155,10 +173,12 @@ def make_optimizer(
         horizon: epochs the schedule spans.
         variables: the model's trainable variables, of which some are not decayed.
         rate_scale: a factor of every learning rate, below 1 after a run was rolled back.
+        rate: a Keras schedule in place of the recipe's.
     """
     spec = recipe.optimizer
-    highest, schedule = spec.learning_rate * rate_scale, recipe.schedule.model_dump(mode="json")
-    rate = RecipeSchedule(highest, schedule, steps_per_epoch, horizon)
+    if rate is None:
+        highest, schedule = spec.learning_rate * rate_scale, recipe.schedule.model_dump(mode="json")
+        rate = RecipeSchedule(highest, schedule, steps_per_epoch, horizon)
     decay = recipe.weight_decay.rate if recipe.weight_decay else 0.0
     common = {
         "learning_rate": rate,
@@ -214,22 +234,30 @@ def averaged(model: keras.Model) -> Iterator[None]:
 
 
 def compile_model(
-    model: keras.Model, config: schema.RunConfig, steps_per_epoch: int, rate_scale: float = 1.0
-) -> None:
-    """Compile a model for a run's recipe and precision, with all of the optimiser's variables."""
+    model: keras.Model, config: schema.RunConfig, steps_per_epoch: int, rate_scale: float = 1.0,
+    rate: Any = None,
+) -> None:  # fmt: skip
+    """Compile a model for a run's recipe and precision, with all of the optimiser's variables.
+
+    Args:
+        model: one whose outputs are logits.
+        config: the run's.
+        steps_per_epoch: optimiser steps in one epoch.
+        rate_scale: a factor of every learning rate of the recipe's schedule.
+        rate: a Keras schedule in place of the recipe's; each batch's own loss is then reported
+            too, as `batch_loss`.
+    """
     optimizer = make_optimizer(
-        config.recipe, steps_per_epoch, config.horizon, model.trainable_variables, rate_scale
+        config.recipe, steps_per_epoch, config.horizon, model.trainable_variables, rate_scale, rate
     )
     if config.precision.resolved == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     loss = SmoothedCrossentropy(config.recipe.label_smoothing)
+    metrics = [Accuracy(name="accuracy"), FirstNonfiniteStep(loss)]
     model.compile(
         optimizer=optimizer,
         loss=loss,
-        metrics=[
-            Accuracy(name="accuracy"),
-            FirstNonfiniteStep(loss),
-        ],
+        metrics=metrics if rate is None else [*metrics, BatchLoss(loss)],
         jit_compile=config.execution.jit_compile,
     )
     optimizer.build(model.trainable_variables)

@@ -1041,6 +1041,32 @@ Parts = Annotated[
 ]
 
 
+# Rates of which no optimiser makes anything.
+LOWEST_RATE, HIGHEST_RATE = 1e-12, 1e6
+Rate = Annotated[float, Field(ge=LOWEST_RATE, le=HIGHEST_RATE)]
+
+
+class RangeTest(Strict):
+    """A learning-rate range test (Smith 2015, section 3.3), and the rate it found."""
+
+    min: Rate = Field(1e-7, description="learning rate of the first step")
+    max: Rate = Field(10.0, description="learning rate of the last step")
+    steps: Annotated[int, Field(ge=20, le=10_000)] = Field(150, description="how many there are")
+    suggestion: Positive | None = Field(
+        None, description="what it found; null until it was run, which a run does once"
+    )
+    reason: Prose = Field("", description="why this rate")
+
+    @model_validator(mode="after")
+    def _range(self) -> RangeTest:
+        # A slope is measured over a decade.
+        if self.max < 10 * self.min:
+            raise ValueError(
+                f"`max` {self.max:g} must be at least ten times `min`, which is {self.min:g}"
+            )
+        return self
+
+
 class RunConfig(Strict):
     """Everything a run needs: `config.yaml` in its folder."""
 
@@ -1067,6 +1093,9 @@ class RunConfig(Strict):
     )
     freeze: Parts = Field([], description="not trained: stem, stage1, stage2, …, neck, head")
     inference: Inference | None = Field(None, description="known once the data is read")
+    lr_find: RangeTest | None = Field(
+        None, description="the range test whose suggestion is the recipe's learning rate"
+    )
 
 
 # ---------------------------------------------------------------------------- search spaces

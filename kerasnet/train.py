@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 from rich.console import Console
 
-from kerasnet import backend, precision, schema
+from kerasnet import backend, precision, range_test, schema
 from kerasnet import data as datasets
 from kerasnet.build import build, freeze
 from kerasnet.checkpoint import (
@@ -179,6 +180,8 @@ def _fit(
     begins = f"{run.path}: training at batch size {min(config.recipe.batch_size, len(data.train))}"
     with _memory(begins, "--batch-size"):
         config = _settled(config, data, console)
+        if found is None and config.lr_find and config.lr_find.suggestion is None:
+            config = _with_found_rate(run, config, data, console)
     training = Training(run, config, data, console, stop, on_epoch, _start(data), Arrays())
     if found is not None:
         _check_fits(found, training)
@@ -193,6 +196,40 @@ def _fit(
             summary |= test_model(model, config, data.source, run)
     run.write_summary(summary)
     return summary
+
+
+def _with_found_rate(
+    run: Run, config: schema.RunConfig, data: TrainingData, console: Console
+) -> schema.RunConfig:
+    """Return the configuration with a measured learning rate, having written it to the run."""
+    found = range_test.find(make_model(config), config, data, run.path, console)
+    # From here on the run is one like any other: a resumed one must not measure again.
+    run.write_config(found.config)
+    rate = found.suggestion
+    _say(console, f"learning rate {rate.rate:g}: {rate.reason}", "bold")
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(config.seed)
+    return found.config
+
+
+def find_rate(config: schema.RunConfig, folder: Path, console: Console) -> range_test.Found:
+    """Run a learning-rate range test alone; neither validation nor test images are used.
+
+    Args:
+        config: with `lr_find`, which says what to try.
+        folder: where the curve is written; made if it is missing.
+        console: where progress goes.
+
+    Raises:
+        KerasnetError: as `range_test.find`, or the data do not fit, or memory ran out.
+    """
+    backend.load(deterministic=config.execution.deterministic)
+    keras.utils.set_random_seed(config.seed)
+    data = _read_data(config)
+    batch = min(config.recipe.batch_size, len(data.train))
+    with _memory(f"{folder}: measuring at batch size {batch}", "--batch-size"):
+        config = _settled(config, data, console)
+        return range_test.find(make_model(config), config, data, folder, console)
 
 
 def _start(data: TrainingData) -> Progress:
