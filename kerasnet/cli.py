@@ -54,6 +54,9 @@ DataDirOption = Annotated[
 ]
 
 
+SeedOption = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Makes a run repeatable.")]
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"kerasnet {__version__}")

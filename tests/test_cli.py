@@ -193,7 +193,7 @@ def test_show_fills_in_what_is_extended(capsys):
         (["summary", "--depth", "stage"], "--depth needs the name"),
         (["summary", "resnet8", "--explain", "--json"], "exclude each other"),
         (["validate", "/dev/zero"], "found a pipe or a device"),
-        (["tune", "resnet8", "--dataset", "digits", "--algorithm", "grid"], "no algorithm"),
+        (["tune", "resnet8", "--dataset", "digits", "--algorithm", "gird"], "no algorithm"),
         (["fit", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["fit", "resnet50", "--epochs", "0"], "--epochs"),
         (["evaluate", "nowhere"], "not a run folder"),
