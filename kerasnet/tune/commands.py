@@ -328,10 +328,12 @@ def _say(console: Console, text: str, **more: Any) -> None:
 
 
 def _say_result(console: Console, folder: SearchFolder, found: Search) -> None:
-    from kerasnet.tune.view import trial_table
+    from kerasnet.summary import table
+    from kerasnet.tune.view import cells, columns
 
-    _say(console, "")
-    console.print(trial_table(found, found.ranked))
+    header = columns(found)
+    rows = [cells(found, trial) for trial in found.ranked]
+    _say(console, f"\n{table(header, rows, header[1:-1])}")
     best = found.best
     if not found.complete:
         on = f"kerasnet tune --resume {folder.path}"

@@ -114,7 +114,7 @@ def axes_of(space: schema.Space, trials: Sequence[Trial]) -> list[Axis]:
 def _axis(path: str, name: str, drawn: schema.Distribution | None, values: Sequence[Any]) -> Axis:
     numbers = [x for x in map(real, values) if x is not None]
     if isinstance(drawn, schema.Choice) or len(numbers) < len(values) or not numbers:
-        known = drawn.values if isinstance(drawn, schema.Choice) else []
+        known = drawn.names if isinstance(drawn, schema.Choice) else []
         # A search.json beside another search.yaml may hold values that the space does not.
         choices = {_key(value): value for value in [*known, *values]}
         return Axis(path, name, choices=tuple(choices.values())[: schema.MAX_VALUES])

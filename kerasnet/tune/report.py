@@ -332,13 +332,22 @@ def _ranges(space: schema.Space) -> list[tuple[str, str]]:
     rows = []
     for path, drawn in space.parameters.items():
         if isinstance(drawn, schema.Choice):
-            listed = ", ".join(_written(value) for value in drawn.values[: figures.CHOICES])
-            more = len(drawn.values) - figures.CHOICES
+            listed = ", ".join(_written(value) for value in drawn.names[: figures.CHOICES])
+            more = len(drawn.names) - figures.CHOICES
             said = f"one of {listed}" + (f" and {more} more" if more > 0 else "")
         else:
             kind = "a whole number" if isinstance(drawn, schema.IntRange) else "a number"
             ends = f"{figures.label(drawn.min)} to {figures.label(drawn.max)}"
             said = f"{kind} from {ends}" + (", its logarithm uniform" if drawn.log else "")
+            if drawn.step is not None:
+                said += f", in {'factors' if drawn.log else 'steps'} of {figures.label(drawn.step)}"
+        if drawn.relative:
+            said += ", times the field's own value"
+        if drawn.when:
+            said += "".join(
+                f", where {parent} is {' or '.join(map(_written, values))}"
+                for parent, values in drawn.when.items()
+            )
         rows.append((clean(path), said))
     return rows
 

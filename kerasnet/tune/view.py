@@ -131,7 +131,7 @@ class View:
         ]
         shown = _shown(found.trials)
         parts: list[RenderableType] = [
-            Text(title, style="bold"), trial_table(found, shown), *tails, Text(self._rest(found))
+            Text(title, style="bold"), _table(found, shown), *tails, Text(self._rest(found))
         ]  # fmt: skip
         if len(shown) < len(found.trials):
             parts.insert(2, Text(f"… and {len(found.trials) - len(shown)} more", style="dim"))
@@ -149,26 +149,34 @@ def _score(trial: Trial) -> float:
     return -1.0 if trial.val_accuracy is None else trial.val_accuracy
 
 
-def trial_table(found: Search, trials: list[Trial]) -> Table:
-    """Return trials as a table: values, score, epochs, time and state."""
-    paths = list(dict.fromkeys(path for trial in found.trials for path in trial.values))
-    names = short_names(paths)
+def columns(found: Search) -> list[str]:
+    """Return the headers of a table of trials."""
+    names = short_names(_paths(found))
+    return ["trial", *names.values(), "val accuracy", "best epoch", "epochs", "time", "state"]
+
+
+def cells(found: Search, trial: Trial) -> list[str]:
+    """Return a trial's row of a table: values, score, epochs, time and state."""
+    values = [shown_value(trial.values[p]) if p in trial.values else "" for p in _paths(found)]
+    accuracy = "" if trial.val_accuracy is None else f"{trial.val_accuracy:.4f}"
+    took = duration(trial.seconds) if trial.ended else ""
+    best = str(trial.best_epoch or "")
+    return [trial.trial, *values, accuracy, best, str(trial.epochs), took, trial.state]
+
+
+def _paths(found: Search) -> list[str]:
+    return list(dict.fromkeys(path for trial in found.trials for path in trial.values))
+
+
+def _table(found: Search, trials: list[Trial]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for header in ("trial", *(names[path] for path in paths)):
-        table.add_column(header, justify="right")
-    for header in ("val accuracy", "best epoch", "epochs", "time"):
-        table.add_column(header, justify="right")
-    table.add_column("state")
+    header = columns(found)
+    for name in header:
+        table.add_column(name, justify="left" if name == header[-1] else "right")
     best = found.best.trial if found.best else None
     for trial in trials:
-        accuracy = "" if trial.val_accuracy is None else f"{trial.val_accuracy:.4f}"
-        table.add_row(
-            trial.trial,
-            *(Text(shown_value(trial.values[p])) if p in trial.values else "" for p in paths),
-            accuracy, str(trial.best_epoch or ""), str(trial.epochs),
-            duration(trial.seconds) if trial.ended else "", trial.state,
-            style="green" if trial.trial == best else None,
-        )  # fmt: skip
+        row = [Text(cell) for cell in cells(found, trial)]
+        table.add_row(*row, style="green" if trial.trial == best else None)
     return table
 
 
