@@ -121,12 +121,17 @@ def begin(out: str | os.PathLike[str], asked: schema.SearchConfig) -> SearchFold
     return folder
 
 
+def unsettled(folder: SearchFolder) -> bool:
+    """Whether it is still to be chosen what depends on the devices."""
+    return folder.asked.base.precision.requested == "auto"
+
+
 def settle(folder: SearchFolder) -> None:
     """Choose, once for all trials, what depends on the devices; the backend must be loaded."""
     from kerasnet.train import confirmed
 
-    asked = folder.asked
-    if asked.base.precision.requested == "auto" and not folder.records():
+    if unsettled(folder):
+        asked = folder.asked
         found = confirmed(asked.base)
         fixed = found.model_copy(update={"requested": found.resolved})
         base = asked.base.model_copy(update={"precision": fixed})

@@ -12,7 +12,7 @@ from kerasnet import backend
 from kerasnet.files import locked, remove_temporaries
 from kerasnet.interruption import Interruption
 from kerasnet.tune.launch import Launcher
-from kerasnet.tune.search import check_outcome, going_on, publish, search_here, settle
+from kerasnet.tune.search import check_outcome, going_on, publish, search_here, settle, unsettled
 from kerasnet.tune.view import View
 
 if TYPE_CHECKING:
@@ -51,7 +51,10 @@ def search(
             with Interruption(console):
                 for place in (folder.path, *folder.path.glob("*/")):
                     remove_temporaries(place)
-                _load(folder, console)
+                if unsettled(folder) or (workers is None and address is None):
+                    with console.status("loading TensorFlow"):
+                        backend.load(folder.asked.base.execution.deterministic)
+                        settle(folder)
                 if workers is None and address is None:
                     _here(folder, console, deadline)
                 else:
@@ -63,12 +66,6 @@ def search(
             found = publish(folder)
     check_outcome(folder, found)
     return found
-
-
-def _load(folder: SearchFolder, console: Console) -> None:
-    with console.status("loading TensorFlow"):
-        backend.load(folder.asked.base.execution.deterministic)
-        settle(folder)
 
 
 def _here(folder: SearchFolder, console: Console, deadline: float) -> None:
