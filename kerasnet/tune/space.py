@@ -27,7 +27,7 @@ from kerasnet.registry import Registry, assembled, load_registry, norms_of
 # How often a model is planned before the first trial, and how many combinations of choices on
 # which others depend are told apart when a grid is counted.
 MAX_TRIES = 2 * schema.MAX_VALUES
-MAX_STATES = 100_000
+MAX_STATES = 10_000
 
 Values = dict[str, Any]
 _State = tuple[tuple[str, str | None], ...]
@@ -75,12 +75,14 @@ def point(space: schema.Space, drawn: Mapping[str, Any]) -> Values:
             raise BadInputError(f"the space has no parameter '{shown(path)}'. {hint}")
     found: Values = {}
     for path, d in space.parameters.items():
-        held = all(
-            parent in found and _among(found[parent], values) for parent, values in d.when.items()
-        )
-        if path in drawn and held:
+        if path in drawn and _is_drawn(d, found):
             found[path] = _named(path, d, drawn[path])
     return found
+
+
+def _is_drawn(d: schema.Distribution, values: Mapping[str, Any]) -> bool:
+    """Whether a parameter's conditions hold, given the values of those above it."""
+    return all(parent in values and _among(values[parent], of) for parent, of in d.when.items())
 
 
 def _among(value: Any, values: list[Any]) -> bool:
@@ -302,7 +304,8 @@ def _filled(space: schema.Space, values: Values) -> Values:
     """Return a point with the first value of every parameter that has none."""
     found: Values = {}
     for path, d in space.parameters.items():
-        found = point(space, {**found, path: values.get(path, _ends(d)[0])})
+        if _is_drawn(d, found):
+            found[path] = values.get(path, _ends(d)[0])
     return found
 
 
@@ -325,7 +328,8 @@ def _contexts(space: schema.Space) -> dict[str, list[Values]]:
             assert isinstance(choice, schema.Choice)
             both = {**_first_of(asked[other]), **first}
             contexts += [{**both, other: name} for name in choice.names]
-        found[path] = [c for i, c in enumerate(contexts) if c not in contexts[:i]]
+        texts = [tuple((p, schema.written(v)) for p, v in c.items()) for c in contexts]
+        found[path] = list(dict(zip(texts, contexts, strict=True)).values())
     return found
 
 
