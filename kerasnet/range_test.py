@@ -41,10 +41,11 @@ DIVERGED = 4.0
 FEWEST = 5
 # The slope is that of a line fitted over a decade of rates.
 DECADE = math.log(10)
-# The median of the square of a standard normal variable.
-_MEDIAN_SQUARE = 0.4549
+# The median of the square of a standard normal variable, and the variance of a second difference of
+# independent ones.
+_MEDIAN_SQUARE, _BEND_VARIANCE = 0.4549, 6.0
 # A fall that noise alone would hardly make, in standard deviations of the smoothed loss.
-SURE = 4.0
+SURE = 5.0
 STEM = "lr-find"
 
 
@@ -74,12 +75,14 @@ class Curve:
         rates: learning rate of the step's update.
         losses: of the step's batch, before the update.
         smoothed: the losses' average.
+        steps: how many there were to be.
         diverged: rate of the last step, if the loss ended the test there.
     """
 
     rates: FloatArray
     losses: FloatArray
     smoothed: FloatArray
+    steps: int
     diverged: float | None
 
 
@@ -186,8 +189,8 @@ def smooth(losses: Sequence[float] | FloatArray, steps: int) -> FloatArray:
 def suggest(curve: Curve) -> Suggestion:
     """Choose a learning rate from a curve.
 
-    It is half-way, on the logarithmic axis, between where the smoothed loss falls fastest and
-    where it is least, and no higher than a tenth of where the loss diverged.
+    It is a tenth of where the smoothed loss is least, or, where that is lower, half-way on the
+    logarithmic axis between the least loss and the steepest fall.
 
     Raises:
         DivergedError: the loss diverged before it could fall.
@@ -198,28 +201,36 @@ def suggest(curve: Curve) -> Suggestion:
     usable = len(rates) - (curve.diverged is not None)
     if usable < FEWEST:
         _refuse_start(curve)
-    smoothed = smoothed[:usable]
+    losses, smoothed = curve.losses[:usable], smoothed[:usable]
     least = int(np.argmin(smoothed))
-    if not _falls(curve.losses[:usable], smoothed, least):
+    if not _falls(losses, smoothed, least, curve.steps):
         _refuse_level(curve)
     if least == len(rates) - 1:
         raise BadInputError(
             f"the loss still falls at the highest learning rate, {rates[-1]:.3g}: try --max "
-            f"{_round(100 * rates[-1])}"
+            f"{_round(100 * rates[-1]):g}"
         )
-    steepest = _steepest(np.log(rates[:usable]), smoothed, least)
-    low, high = float(rates[steepest]), float(rates[least])
-    middle, bound = math.sqrt(low * high), curve.diverged
-    reason = (
-        f"half-way, on the logarithmic axis, between {low:.3g}, where the smoothed loss falls "
-        f"fastest, and {high:.3g}, where it is least"
+    low = float(rates[_steepest(np.log(rates[:usable]), losses, smoothed, least)])
+    high = float(rates[least])
+    rate, reason = _chosen(low, high)
+    if rate < rates[0]:
+        raise BadInputError(
+            f"the loss is least at a learning rate of {high:.3g}, a tenth of which, {rate:.3g}, is "
+            f"below the lowest that was tried: try --min {_round(rates[0] / 1000):g}"
+        )
+    return Suggestion(_round(rate), reason, low, high, float(smoothed[least]), curve.diverged)
+
+
+def _chosen(low: float, high: float) -> tuple[float, str]:
+    """Return the suggestion and its reason from the rates of the steepest fall and least loss."""
+    tenth, middle = high / 10, math.sqrt(low * high)
+    least_at = f"{high:.3g}, where the smoothed loss is least"
+    if tenth <= middle:
+        return tenth, f"a tenth of {least_at} (it falls fastest at {low:.3g})"
+    return middle, (
+        f"half-way on the logarithmic axis between {low:.3g}, where the smoothed loss falls "
+        f"fastest, and {least_at}; that is lower than a tenth of the latter"
     )
-    if bound is not None and bound / 10 < middle:
-        middle = bound / 10
-        reason = f"a tenth of {bound:.3g}, where the loss diverged, which is lower than {reason}"
-    return Suggestion(
-        _round(middle), reason, low, high, float(smoothed[least]), curve.diverged
-    )  # fmt: skip
 
 
 def _round(rate: float) -> float:
@@ -236,7 +247,7 @@ def _refuse_start(curve: Curve) -> NoReturn:
         )
     raise DivergedError(
         f"the loss diverged {len(curve.rates)} steps after it began at a learning rate of "
-        f"{first:.3g}: try --min {_round(first / 1000)}"
+        f"{first:.3g}: try --min {_round(first / 1000):g}"
     )
 
 
@@ -245,38 +256,61 @@ def _refuse_level(curve: Curve) -> NoReturn:
     first, last = float(curve.rates[0]), float(curve.rates[-1])
     tried = f"the loss does not fall between learning rates of {first:.3g} and {last:.3g}"
     if curve.diverged is not None:
-        raise DivergedError(f"{tried}, where it diverges: try --min {_round(first / 1000)}")
-    raise BadInputError(
-        f"{tried}: try more --steps, a higher --max such as {_round(100 * last)}, or a lower --min "
-        f"such as {_round(first / 1000)}"
-    )
+        raise DivergedError(f"{tried}, where it diverges: try --min {_round(first / 1000):g}")
+    higher, lower = _round(100 * last), _round(first / 1000)
+    raise BadInputError(f"{tried}: try --max {higher:g}, --min {lower:g}, or more --steps")
 
 
-def _falls(losses: FloatArray, smoothed: FloatArray, least: int) -> bool:
+def _falls(losses: FloatArray, smoothed: FloatArray, least: int, steps: int) -> bool:
     """Whether the smoothed loss falls by more than the noise of single batches explains.
 
-    Two losses that follow one another differ by noise alone, or nearly so, which gives its size;
-    the median keeps a few wild batches from counting.
+    The noise is what second differences hold, from which a steady fall cancels; their median keeps
+    a few wild batches from counting.
     """
     if least == 0:
         return False
-    noise = math.sqrt(float(np.median(np.diff(losses[: least + 1]) ** 2)) / (2 * _MEDIAN_SQUARE))
-    start = max(1, min(len(losses) // 10, least))
-    return float(np.mean(losses[:start]) - smoothed[least]) > SURE * noise / math.sqrt(start)
+    bends = np.diff(losses[: max(3, least + 1)], 2)
+    noise = math.sqrt(float(np.median(bends**2)) / (_BEND_VARIANCE * _MEDIAN_SQUARE))
+    level, number = _level(losses, least)
+    # As far as noise alone moves both: the median of the first losses and the least average.
+    weights = _weights(steps, least + 1)
+    apart = noise * math.sqrt(math.pi / 2 / number + float(weights @ weights))
+    # Rounding alone is no fall either.
+    return level - float(smoothed[least]) > max(SURE * apart, 1e-6 * abs(level))
 
 
-def _steepest(log_rates: FloatArray, smoothed: FloatArray, least: int) -> int:
-    """Return the step, not after the least loss, about which a line over a decade falls fastest."""
+def _level(losses: FloatArray, least: int) -> tuple[float, int]:
+    """Return where the loss starts, the median of the first tenth of the curve, and their number."""
+    number = max(1, min(len(losses) // 10, least))
+    return float(np.median(losses[:number])), number
+
+
+def _weights(steps: int, number: int) -> FloatArray:
+    """Return the weights of losses, the newest first, in their average; their sum is 1."""
+    powers = Smoothed(steps).stays ** np.arange(number)
+    found: FloatArray = powers / powers.sum()
+    return found
+
+
+def _steepest(log_rates: FloatArray, losses: FloatArray, smoothed: FloatArray, least: int) -> int:
+    """Return the step of the fall to the least loss about which a line over a decade falls fastest.
+
+    The fall begins where the loss was last within a tenth of its height below where it started: an
+    average of the first few losses is as good as none, and jumps.
+    """
+    level, _ = _level(losses, least)
+    high = np.flatnonzero(smoothed[:least] >= level - (level - smoothed[least]) / 10)
+    first = int(high[-1]) if len(high) else 0
     half = max(1, round(DECADE / 2 / float(log_rates[1] - log_rates[0])))
     # At the ends of the curve the line is shorter, on both sides alike.
-    reach = [min(half, step, len(smoothed) - 1 - step) for step in range(least + 1)]
-    enough = min(max(1, half // 2), max(reach))
+    reach = {i: min(half, i, len(smoothed) - 1 - i) for i in range(first, least + 1)}
+    enough = min(max(1, half // 2), max(reach.values()))
     slopes = {
-        step: _slope(log_rates[step - n : step + n + 1], smoothed[step - n : step + n + 1])
-        for step, n in enumerate(reach)
+        i: _slope(log_rates[i - n : i + n + 1], smoothed[i - n : i + n + 1])
+        for i, n in reach.items()
         if n >= enough
     }
-    return min(slopes, key=lambda step: slopes[step])
+    return min(slopes, key=lambda i: slopes[i])
 
 
 def _slope(x: FloatArray, y: FloatArray) -> float:
@@ -321,7 +355,7 @@ class Follower(keras.callbacks.Callback):  # type: ignore[misc]
     def curve(self) -> Curve:
         """Return what was measured."""
         rates, losses, smoothed = map(np.array, (self.rates, self.losses, self.smoothed))
-        return Curve(rates, losses, smoothed, self.diverged)
+        return Curve(rates, losses, smoothed, self.spec.steps, self.diverged)
 
 
 def measure(
