@@ -125,12 +125,13 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, doing: str) -> Iterator[None]:
+def locked(folder: Path, doing: str, part: str = "") -> Iterator[None]:
     """Keep other processes from working in a folder; the lock goes with the process.
 
     Args:
         folder: what one process works in at a time.
         doing: what is done with it: `trained`, `searched`.
+        part: of the folder, where one process works in each part at a time.
 
     Raises:
         InUseError: another process works there.
@@ -138,7 +139,7 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
     """
     import portalocker
 
-    file = folder / LOCK
+    file = folder / (f".{part}{LOCK}" if part else LOCK)
     with _opened_lock(file) as stream:
         try:
             portalocker.lock(stream, portalocker.LOCK_EX | portalocker.LOCK_NB)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["kerasnet.train", "kerasnet.report"])
+CONTEXT.set_forkserver_preload(["kerasnet.train", "kerasnet.report", "kerasnet.tune.trials"])
 
 # A model and a recipe in which everything that has a state is switched on.
 BUSY = """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,7 +18,6 @@ from typing import Any
 import keras_tuner
 import numpy as np
 from keras_tuner.engine import base_tuner, trial
-from sklearn.exceptions import ConvergenceWarning
 
 from kerasnet import schema
 from kerasnet.errors import BadInputError, KerasnetError
@@ -44,8 +44,10 @@ class Durable(keras_tuner.Oracle):  # type: ignore[misc]
     deadline, over = math.inf, False
     fault: KerasnetError | None = None
     trials: dict[str, Any]
+    ongoing_trials: dict[str, Any]
     tuner_ids: set[str]
     _retry_queue: list[str]
+    _tried_so_far: set[str]
 
     @keras_tuner.synchronized  # type: ignore[untyped-decorator]
     def create_trial(self, tuner_id: str) -> Any:
@@ -74,11 +76,22 @@ class Durable(keras_tuner.Oracle):  # type: ignore[misc]
     @keras_tuner.synchronized  # type: ignore[untyped-decorator]
     def end_trial(self, ended: Any) -> None:
         """Record a trial's end, as keras-tuner does."""
+        if ended.trial_id in self.end_order:
+            # A tuner that was thought to be lost was not, and another went on with its trial.
+            self._leave(ended.trial_id)
+            return
         try:
             super().end_trial(ended)
         except KerasnetError as error:
             self.fault = error
             raise
+        self._leave(ended.trial_id)
+
+    def _leave(self, trial_id: str) -> None:
+        """Let nobody go on with a trial that has ended."""
+        under_way = self.ongoing_trials.items()
+        self.ongoing_trials = {key: t for key, t in under_way if t.trial_id != trial_id}
+        self._retry_queue = [key for key in self._retry_queue if key != trial_id]
 
     @keras_tuner.synchronized  # type: ignore[untyped-decorator]
     def give_up(self, tuner_id: str) -> None:
@@ -88,6 +101,34 @@ class Durable(keras_tuner.Oracle):  # type: ignore[misc]
         if lost is not None:
             self._retry_queue.append(lost.trial_id)
             self.save()
+
+    def _random_values(self) -> Drawn | None:
+        """Draw a point that was not tried; None where there is none left."""
+        drawn: Drawn | None = super()._random_values()
+        if drawn is None:
+            # keras-tuner gives up after some draws; here all points are looked at.
+            left = [values for values in self._points() if not self._duplicate(values)]
+            drawn = random.Random(self._seed_state).choice(left) if left else None  # noqa: S311
+        return drawn
+
+    def _points(self, *chosen: Any) -> Iterator[Drawn]:
+        """Yield the points of the grid, in order, that begin with some values.
+
+        None stands for one that is not drawn.
+        """
+        space = self.hyperparameters.space
+        drawn = keras_tuner.HyperParameters()
+        for parameter, value in zip(space, chosen, strict=False):
+            drawn.merge([parameter])
+            if drawn.is_active(parameter):
+                drawn.values[parameter.name] = value
+        if len(chosen) == len(space):
+            yield dict(drawn.values)
+            return
+        drawn.merge([space[len(chosen)]])
+        active = drawn.is_active(space[len(chosen)])
+        for value in space[len(chosen)].values if active else [None]:
+            yield from self._points(*chosen, value)
 
     def save(self) -> None:
         """Write the state but for the trials."""
@@ -109,13 +150,14 @@ class Durable(keras_tuner.Oracle):  # type: ignore[misc]
         """
         try:
             super().reload()
-        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            # In the order they were begun, for a point may depend on it. One whose file is there
+            # and that the state does not know of is drawn again.
+            self.trials = {key: self.trials[key] for key in self.start_order}
+        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
             raise BadInputError(
                 f"{self._project_dir}: keras-tuner's state is damaged: {error}. Begin a new search "
                 "in another folder"
             ) from error
-        # A trial's file comes before the state that knows of it.
-        self.trials = {key: value for key, value in self.trials.items() if key in self.start_order}
         # An ended trial leaves those under way only after the state was written.
         ended = set(self.end_order)
         self._retry_queue = [key for key in dict.fromkeys(self._retry_queue) if key not in ended]
@@ -136,14 +178,28 @@ class BayesianOracle(Durable, keras_tuner.oracles.BayesianOptimizationOracle):  
         """Draw a point; the same one in a search that was interrupted before."""
         self._random_state = np.random.RandomState((self.seed + len(self.trials)) % 2**32)
         with warnings.catch_warnings():
-            # A process that fits few points badly is no user's concern.
-            warnings.simplefilter("ignore", ConvergenceWarning)
+            # That a length scale is at its bound is no user's concern.
+            warnings.simplefilter("ignore")
             drawn: Drawn = super().populate_space(trial_id)
+        if drawn["values"] and self._duplicate(drawn["values"]):
+            drawn = self._random_populate_space()
         return drawn
 
 
 class HyperbandOracle(Durable, keras_tuner.oracles.HyperbandOracle):  # type: ignore[misc]
     """Many short trainings of which the best are continued (Li et al. 2018)."""
+
+    def _random_values(self) -> Drawn | None:
+        """Draw a point; one that was tried before where there is no other.
+
+        Without it a bracket of more trials than there are points would never be full.
+        """
+        drawn = super()._random_values()
+        if drawn is None:
+            tried, self._tried_so_far = self._tried_so_far, set()
+            drawn = super()._random_values()
+            self._tried_so_far = tried
+        return drawn
 
 
 class GridOracle(Durable):
@@ -156,29 +212,12 @@ class GridOracle(Durable):
                 return {"status": trial.TrialStatus.RUNNING, "values": values}
         return {"status": trial.TrialStatus.STOPPED, "values": None}
 
-    def _points(self, *chosen: Any) -> Iterator[Drawn]:
-        """Yield the points that begin with some values, None standing for one that is not drawn."""
-        space = self.hyperparameters.space
-        drawn = keras_tuner.HyperParameters()
-        for parameter, value in zip(space, chosen, strict=False):
-            drawn.merge([parameter])
-            if drawn.is_active(parameter):
-                drawn.values[parameter.name] = value
-        if len(chosen) == len(space):
-            yield dict(drawn.values)
-            return
-        drawn.merge([space[len(chosen)]])
-        active = drawn.is_active(space[len(chosen)])
-        for value in space[len(chosen)].values if active else [None]:
-            yield from self._points(*chosen, value)
-
 
 def make_oracle(asked: schema.SearchConfig) -> Durable:
     """Return the oracle of a search."""
     common = {
         "objective": keras_tuner.Objective(OBJECTIVE, "max"),
-        # keras-tuner takes seed 0 for no seed.
-        "seed": asked.base.seed + 1,
+        "seed": _seed(asked.base.seed),
         "hyperparameters": hyperparameters(asked.space),
         "max_consecutive_failed_trials": _NEVER,
     }
@@ -188,6 +227,15 @@ def make_oracle(asked: schema.SearchConfig) -> Durable:
         )
     kinds = {"random": RandomOracle, "bayesian": BayesianOracle, "grid": GridOracle}
     return kinds[asked.algorithm](max_trials=asked.trials, **common)
+
+
+def _seed(seed: int) -> int:
+    """Return what keras-tuner draws with.
+
+    It takes 0 for no seed, and draws with its seed, the next whole number and so on: by seeds 0 and
+    1, two searches would have all points but one in common.
+    """
+    return 1 + int(np.random.SeedSequence(seed).generate_state(1)[0]) % 2**31
 
 
 class RunFolderTuner(base_tuner.BaseTuner):  # type: ignore[misc]
@@ -223,6 +271,18 @@ class RunFolderTuner(base_tuner.BaseTuner):  # type: ignore[misc]
     def on_trial_begin(self, trial: Any) -> None:
         """Note that there was something to do."""
         self._idle = False
+
+    def _try_run_and_update_trial(self, begun: Any, *_: Any, **__: Any) -> None:
+        """Run a trial and hand in its score.
+
+        keras-tuner would take every error, also one of its own oracle, for the trial's, and print
+        it.
+        """
+        begun.status = trial.TrialStatus.COMPLETED
+        try:
+            self._run_and_update_trial(begun)
+        except keras_tuner.errors.FailedTrialError as error:
+            begun.status, begun.message = trial.TrialStatus.FAILED, str(error)
 
     def run_trial(self, trial: Any, *_: Any, **__: Any) -> dict[str, float]:
         """Train a trial and return its score."""

@@ -19,7 +19,7 @@ from kerasnet.errors import (
     OutOfTimeError,
     did_you_mean,
 )
-from kerasnet.files import check_new, make_folder, write_atomically
+from kerasnet.files import check_new, make_folder, remove_temporaries, write_atomically
 from kerasnet.tune.records import Search, SearchFolder, Trial, best_of
 from kerasnet.tune.space import apply, points
 
@@ -82,10 +82,8 @@ def planned(asked: schema.SearchConfig) -> int | None:
     if asked.algorithm == "hyperband":
         rounds = [r for bracket in hyperband_plan(asked.base.recipe.epochs) for r in bracket]
         return sum(trials for trials, _ in rounds)
-    if asked.algorithm == "grid":
-        sizes = [n for n in (points(asked.space), asked.trials) if n is not None]
-        return min(sizes, default=None)
-    return asked.trials
+    sizes = [n for n in (points(asked.space), asked.trials) if n is not None]
+    return min(sizes, default=None)
 
 
 def hyperband_plan(epochs: int, factor: int = HYPERBAND_FACTOR) -> list[list[tuple[int, int]]]:
@@ -124,6 +122,12 @@ def begin(out: str | os.PathLike[str], asked: schema.SearchConfig) -> SearchFold
 def unsettled(folder: SearchFolder) -> bool:
     """Whether it is still to be chosen what depends on the devices."""
     return folder.asked.base.precision.requested == "auto"
+
+
+def tidy(folder: SearchFolder) -> None:
+    """Remove what processes that were killed while writing left, but for the trials' folders."""
+    for place in (folder.path, *folder.path.glob("*/"), *folder.path.glob("keras-tuner/*/")):
+        remove_temporaries(place)
 
 
 def settle(folder: SearchFolder) -> None:

@@ -25,6 +25,7 @@ from kerasnet.errors import (
     OutOfMemoryFaultError,
     OutOfTimeError,
 )
+from kerasnet.files import locked, make_folder
 from kerasnet.runs import Run, create_run
 from kerasnet.train import fit
 from kerasnet.tune.records import OBJECTIVE, SearchFolder, Trial
@@ -35,6 +36,7 @@ MAX_ATTEMPTS = 5
 # A median of fewer curves says little.
 MIN_CURVES = 4
 _WAIT_SECONDS = 2.0
+_END = {"state", "epochs", "error", "exit_code"}
 
 
 class Hopeless(Exception):  # noqa: N818
@@ -71,35 +73,44 @@ class TrialRunner:
         except KerasnetError as error:
             self.fault = error
             raise keras_tuner.errors.FatalError(str(error)) from error
-        if ended.state == "failed":
+        if ended.state == "failed" and self.asked.algorithm != "hyperband":
             raise keras_tuner.errors.FailedTrialError(ended.error)
-        # A diverged one gets the worst score, so that a search moves away from its values.
+        # A diverged one gets the worst score, so that a search moves away from its values. A failed
+        # one of hyperband gets it too: a round begins once those before it have scores.
         return ended.val_accuracy or 0.0
 
     def _ended(self, name: str, drawn: Mapping[str, Any]) -> Trial:
+        place, waits = make_folder(self.folder.path / "records"), False
         while True:
-            known = self.folder.record(name)
-            if known is not None and known.ended:
-                return known
-            trial = self._begun(name, drawn, known)
             try:
-                if trial.attempts > MAX_ATTEMPTS:
-                    raise BadInputError(
-                        f"the process that trained it was lost {MAX_ATTEMPTS} times in a row (out "
-                        "of memory?)"
-                    )
-                ended = self._trained(trial)
-            except InUseError:
-                # Whoever trains it will have written its record when it is free.
+                # Nobody may write its record while another process trains it.
+                with locked(place, "trained", name):
+                    return self._ended_here(name, drawn)
+            except InUseError as error:
+                if not waits:
+                    self.console.print(f"trial {name}: {error}", markup=False, highlight=False)
+                waits = True
                 self._wait()
-                continue
-            except (OutOfTimeError, InterruptedRunError):
-                self._left(trial)
-                raise
-            except Exception as error:  # noqa: BLE001 - a search goes on without this trial
-                ended = self._failed(trial, error)
-            self.folder.write_record(ended)
-            return ended
+
+    def _ended_here(self, name: str, drawn: Mapping[str, Any]) -> Trial:
+        known = self.folder.record(name)
+        if known is not None and known.ended:
+            return known
+        trial = self._begun(name, drawn, known)
+        try:
+            if trial.attempts > MAX_ATTEMPTS:
+                raise BadInputError(
+                    f"the process that trained it was lost {MAX_ATTEMPTS} times in a row (out of "
+                    "memory?)"
+                )
+            ended = self._trained(trial)
+        except (OutOfTimeError, InterruptedRunError, InUseError):
+            self._left(trial)
+            raise
+        except Exception as error:  # noqa: BLE001 - a search goes on without this trial
+            ended = self._failed(trial, error)
+        self.folder.write_record(ended)
+        return ended
 
     def _wait(self) -> None:
         if time.monotonic() + _WAIT_SECONDS >= self.deadline:
@@ -134,8 +145,8 @@ class TrialRunner:
 
     def _trained(self, trial: Trial) -> Trial:
         before = self.folder.record(trial.continues) if trial.continues else None
-        if before is not None and before.state == "diverged":
-            raise DivergedError(before.error or "diverged")
+        if before is not None and before.state in ("diverged", "failed"):
+            return trial.model_copy(update=before.model_dump(include=_END))
         scores: list[float] = []
         seconds, best = -(before.seconds if before else 0.0), None
         for execution, run in enumerate(self._runs(trial.runs)):
