@@ -390,7 +390,8 @@ def _keys(node: Any, part: str, path: str) -> list[Any]:
     if inside and key in known:
         return [key]
     names = [str(k) for k in known] if inside else []
-    text = f"there is no field '{path}': '{part}' is unknown. {did_you_mean(part, names)}"
+    hint = did_you_mean(part, names)
+    text = f"there is no field '{shown(path, 200)}': '{shown(part)}' is unknown. {hint}"
     raise DocumentError([Problem((), text)])
 
 

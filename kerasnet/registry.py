@@ -100,8 +100,7 @@ class Registry:
             problems += self._dangling_norms(block)
         if problems:
             raise DocumentError(problems)
-        styles = {style: self.key_styles[style] for style in model.keys}
-        return assembled(name, model, self.blocks, self.norms, styles)
+        return assembled(name, model, self.blocks, self.norms, self.key_styles)
 
     def recipe_for(self, model: str, dataset: str) -> str:
         """Return the name of the recipe a model uses on a data set.
@@ -246,11 +245,13 @@ def assembled(
     norms: Mapping[str, schema.Norm],
     keys: Mapping[str, schema.KeyStyle],
 ) -> schema.Architecture:
-    """Return a model with those of the blocks and norms that it uses, and no others."""
+    """Return a model with those blocks, norms and key styles that it uses, and no others."""
     used = {stage.block: blocks[stage.block] for stage in model.stages}
     named = norms_of(used.values()) | {norm for _, norm in _norms_of_model(model)}
-    kept = {norm: norms[norm] for norm in sorted(named) if norm != "none"}
-    return schema.Architecture(name=name, model=model, blocks=used, norms=kept, keys=dict(keys))
+    # A norm that is not there is told when the model is planned.
+    kept = {norm: norms[norm] for norm in sorted(named) if norm != "none" and norm in norms}
+    styles = {style: keys[style] for style in model.keys}
+    return schema.Architecture(name=name, model=model, blocks=used, norms=kept, keys=styles)
 
 
 def norms_of(blocks: Iterable[schema.Block]) -> set[str]:

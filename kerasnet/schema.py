@@ -1221,6 +1221,19 @@ _Values = Annotated[list[Scalar], Field(min_length=1, max_length=MAX_VALUES)]
 _Labelled = Annotated[dict[Name, Any], Field(min_length=1, max_length=MAX_VALUES)]
 
 
+def _check_text(value: Any) -> Any:
+    """Refuse text anywhere in a plain value that no file could hold."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{value!r:.60} has characters without a UTF-8 form") from error
+    elif isinstance(value, list | dict):
+        for item in [*value, *value.values()] if isinstance(value, dict) else value:
+            _check_text(item)
+    return value
+
+
 class Choice(Strict):
     """One of several values."""
 
@@ -1228,6 +1241,7 @@ class Choice(Strict):
     values: Annotated[
         Annotated[_Values, Tag("list")] | Annotated[_Labelled, Tag("labels")],
         Discriminator(lambda value: "labels" if isinstance(value, dict) else "list"),
+        AfterValidator(_check_text),
     ] = Field(description="what is chosen from: a list, or values of any kind by their labels")
     relative: Relative = False
     field: FieldPath = None

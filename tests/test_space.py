@@ -234,6 +234,7 @@ MISTAKES = [
     (f"§{SMOOTH}: {{type: choice, values: {{a: 0, b: [1]}}}}", "recipe.label_smoothing"),
     (f"{SMOOTH}: {{type: choice, §values: [0, 0.1, 0.0]}}", "'0.0' is there twice"),
     (f"{SMOOTH}: {{type: choice, values: [§.nan]}}", "finite number"),
+    (f'{SMOOTH}: {{type: choice, §values: {{a: [{{b: "\\ud800"}}]}}}}', "without a UTF-8 form"),
     (f"{SGD}\n  §recipe.optimizer.momentum: {{type: float, min: 0, max: 0.9}}",
      "at recipe.optimizer adam: there is no field 'recipe.optimizer.momentum': 'momentum' is "
      "unknown. Known: beta_1, beta_2, epsilon, learning_rate, type.; `when: {recipe.optimizer: …}` "
@@ -251,7 +252,8 @@ MISTAKES = [
     (f"{SGD}\n  {ZERO}, when: {{§recipe.optimizer: true}}}}", "has no value 'true'"),
     (f"{SGD}\n  {ZERO}, when: {{§recipe.optimizer: []}}}}", "at least 1 item"),
     (f"{SGD}\n  recipe.augment.flip: {{type: choice, values: [none], "
-     f"when: {{recipe.optimizer: sgd}}}}\n  {ZERO}, §when: {{recipe.augment.flip: none, recipe.optimizer: adam}}}}",
+     f"when: {{recipe.optimizer: sgd}}}}\n  {ZERO}, "
+     "§when: {recipe.augment.flip: none, recipe.optimizer: adam}}",
      "never drawn: no value of 'recipe.optimizer' meets all its conditions"),
     (f"{ZERO}}}\n  §other: {{field: {SMOOTH}, type: choice, values: [0.2]}}",
      f"'{SMOOTH}' sets the same field"),
@@ -259,6 +261,7 @@ MISTAKES = [
      "there is no block 'botleneck_v1'. Did you mean 'bottleneck_v1'?"),
     ("§model.stages.*.block: {type: choice, values: [basic, residual_sum]}",
      "models.resnet8.stages[1]"),
+    ("§model.defaults.norm: {type: choice, values: [bn, nosuch]}", "nosuch"),
     ("§recipe.validation_split: {type: float, min: 0, max: 0.1}", "at the test set"),
     ("§model.stages.*.width: {type: int, min: 1, max: 1500, relative: true}", "65536"),
 ]  # fmt: skip

@@ -127,6 +127,8 @@ def apply(
             pending |= {at: _times(at, own, value) for at, own in fields(made, path).items()}
         else:
             pending[path] = value
+            if path == "recipe" and isinstance(value, dict) and "epochs" in value:
+                pending["horizon"] = value["epochs"]
     return _settled(config, with_values(made, pending))
 
 
@@ -153,8 +155,6 @@ def _times(path: str, own: Any, factor: Any) -> Any:
 def _settled(config: schema.RunConfig, made: schema.RunConfig) -> schema.RunConfig:
     """Return a configuration with the architecture that a registry's model would come to."""
     old, new = _trimmed(config.architecture), _trimmed(made.architecture)
-    if made.recipe.epochs != config.recipe.epochs and made.horizon == config.horizon:
-        made = with_values(made, {"horizon": made.recipe.epochs})
     if new != old:
         # As with `extends`: what a model comes to, in size or accuracy, says nothing of another.
         bare = new.model.model_copy(update={"expect": None, "published": None})
