@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from kerasnet.errors import EnvironmentFaultError
-from kerasnet.tune.process import Role
+from kerasnet.errors import BadInputError, EnvironmentFaultError
+from kerasnet.files import make_folder
+from kerasnet.tune.process import LOST_SECONDS, Role, check_free
 from kerasnet.tune.records import SearchFolder
 
 # So often in a row a process may end by itself without any trial getting further.
@@ -60,14 +61,16 @@ class Launcher:
         address: of the chief, `host:port`; on this machine's loopback if not given.
         chief: whether the chief runs here, too.
         deadline: of `time.monotonic`; nothing is begun after it, and training is left.
+        patience: after so many seconds without a word a process counts as lost.
     """
 
     def __init__(
         self, folder: SearchFolder, workers: int, *, threads: int | None = None,
         address: str | None = None, chief: bool = True, deadline: float = math.inf,
+        patience: float = LOST_SECONDS,
     ) -> None:  # fmt: skip
         self.folder, self.workers, self.address = folder, workers, address
-        self.has_chief, self.deadline = chief, deadline
+        self.has_chief, self.deadline, self.patience = chief, deadline, patience
         self.cpus = _shares(workers, threads)
         self._chief: _Process | None = None
         self._training: list[_Process] = []
@@ -75,7 +78,11 @@ class Launcher:
 
     def __enter__(self) -> Launcher:
         """Start all processes."""
-        self._begin()
+        try:
+            self._begin()
+        except BaseException:
+            self.end()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -95,6 +102,7 @@ class Launcher:
     def _begin(self) -> None:
         if self.has_chief:
             address = self.address or f"127.0.0.1:{_free_port()}"
+            check_free(address)
             self._chief = self._start("chief", address, "chief", [])
         else:
             assert self.address is not None, "there is a chief somewhere"
@@ -103,28 +111,31 @@ class Launcher:
         host = re.sub(r"[^A-Za-z0-9-]", "-", platform.node())[:40].lower().replace("chief", "c")
         names = [f"worker{i}" if self.has_chief else f"{host}-{os.getpid()}-{i}"
                  for i in range(self.workers)]  # fmt: skip
-        self._training = [
-            self._start("worker", address, name, self.cpus[i]) for i, name in enumerate(names)
-        ]
+        self._training = []
+        for i, name in enumerate(names):
+            self._training.append(self._start("worker", address, name, self.cpus[i]))
 
     def _start(self, kind: str, address: str, name: str, cpus: list[int]) -> _Process:
         left = None if self.deadline == math.inf else max(0.0, self.deadline - time.monotonic())
         role = Role(kind=kind, folder=str(self.folder.path), address=address, name=name,
-                    seconds=left, cpus=cpus)  # fmt: skip
+                    seconds=left, cpus=cpus, patience=self.patience)  # fmt: skip
         return self._spawn(role)
 
     def _spawn(self, role: Role) -> _Process:
         log = self.folder.path / "workers" / f"{role.name}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(log.parent)
         threads = {key: str(len(role.cpus)) for key in _THREADS} if role.cpus else {}
-        with log.open("ab") as stream:
-            running = subprocess.Popen(
-                [sys.executable, "-P", "-m", "kerasnet.tune.process"],
-                stdin=subprocess.PIPE, stdout=stream, stderr=subprocess.STDOUT,
-                # Its own session, so that Ctrl-C comes to this process alone.
-                start_new_session=True,
-                env={**os.environ, **threads, "PYTHONUNBUFFERED": "1"},
-            )  # fmt: skip
+        try:
+            with log.open("ab") as stream:
+                running = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "kerasnet.tune.process"],
+                    stdin=subprocess.PIPE, stdout=stream, stderr=subprocess.STDOUT,
+                    # Its own session, so that Ctrl-C comes to this process alone.
+                    start_new_session=True,
+                    env={**os.environ, **threads, "PYTHONUNBUFFERED": "1"},
+                )  # fmt: skip
+        except OSError as error:
+            raise EnvironmentFaultError(f"{role.name} cannot be started: {error}") from error
         assert running.stdin is not None
         # It stays open: the process ends when this one does.
         with contextlib.suppress(OSError):
@@ -137,7 +148,10 @@ class Launcher:
     def _over(self) -> bool:
         """Look at every process once; start again what was lost."""
         chief, code = self._chief, self._chief.code if self._chief else None
-        if chief is not None and code is not None and (code != 0 or self._working()):
+        if chief is not None and code is not None:
+            if code == 0:
+                # Nothing is left to do for workers that have not been told so yet.
+                return True
             self._lost(chief, code)
             # A new chief gives out again what was under way, so nobody must be at it.
             self._end_workers()
@@ -149,11 +163,10 @@ class Launcher:
                 assert code is not None
                 self._lost(process, code)
                 # Under its old name it is given the trial that it was at.
-                self._training[i] = self._spawn(process.role)
-        if chief is not None and self.address is not None:
-            # Workers on other machines may still train.
-            return code == 0 and not self._working()
-        return not self._working()
+                role = process.role
+                self._training[i] = self._start("worker", role.address, role.name, role.cpus)
+        # Where there is an address, workers on other machines may still train.
+        return not self._working() and (chief is None or self.address is None)
 
     def _working(self) -> bool:
         return any(process.code is None for process in self._training)
@@ -162,16 +175,19 @@ class Launcher:
         """Count a process that ended by itself.
 
         Raises:
-            EnvironmentFaultError: it said why, or such losses lead nowhere.
+            KerasnetError: it said why; no other would get further.
+            EnvironmentFaultError: such losses lead nowhere.
         """
         name = process.role.name
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        if code == EnvironmentFaultError.exit_code:
-            raise EnvironmentFaultError(f"{name} {how}:{process.said()}")
+        for kind in (BadInputError, EnvironmentFaultError):
+            if code == kind.exit_code:
+                raise kind(f"{name} {how}:{process.said()}")
         state = self._progress()
         self._losses = self._losses + 1 if state == self._state else 1
         self._state = state
-        if self._losses > MAX_LOSSES:
+        # Each worker may be at a trial that kills it, until that trial counts as failed.
+        if self._losses > MAX_LOSSES * max(1, self.workers):
             raise EnvironmentFaultError(
                 f"{name} {how}, the {self._losses}th process in a row without any trial getting "
                 f"further; {process.log} ends with:{process.said()}"

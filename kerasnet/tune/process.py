@@ -6,6 +6,7 @@ what it is to do, and ends when its standard input does: with the process that s
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -23,10 +24,11 @@ from pydantic import BaseModel, ConfigDict
 from kerasnet.errors import EnvironmentFaultError, InterruptedRunError, KerasnetError
 from kerasnet.tune.records import SearchFolder, open_search
 
-# A worker says that it lives, and asks whether the chief does, so often.
-BEAT_SECONDS = 5.0
 # After so long a process on another machine counts as lost.
 LOST_SECONDS = 60.0
+# So often within that time a worker says that it lives, and asks whether the chief does.
+_BEATS = 12
+_LAST_ANSWER_SECONDS = 1.0
 
 
 class Role(BaseModel):
@@ -39,6 +41,7 @@ class Role(BaseModel):
         name: of a worker.
         seconds: after so many nothing new is begun and training is left.
         cpus: the processors that the process may use; all if empty.
+        patience: after so many seconds without a word from another process, it counts as lost.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,6 +52,12 @@ class Role(BaseModel):
     name: str = "chief"
     seconds: float | None = None
     cpus: list[int] = []
+    patience: float = LOST_SECONDS
+
+    @property
+    def beat(self) -> float:
+        """Seconds from one sign of life to the next."""
+        return self.patience / _BEATS
 
     @property
     def deadline(self) -> float:
@@ -71,6 +80,29 @@ def answers(address: str, timeout: float = 5.0) -> bool:
             return True
     except OSError:
         return False
+
+
+def check_free(address: str) -> None:
+    """Check that `host:port` can be listened at.
+
+    gRPC would share a port with another chief, and half of the workers would train for the other.
+
+    Raises:
+        EnvironmentFaultError: it is taken, or no address of this machine.
+    """
+    host, port = split_address(address)
+    try:
+        family, kind, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as found:
+            # What a chief left behind that was just killed is no obstacle.
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            found.bind(where)
+            found.listen()
+    except OSError as error:
+        raise EnvironmentFaultError(
+            f"{address}: a chief cannot listen there: {error.strerror or error}. Choose another "
+            "HOST:PORT with --chief"
+        ) from error
 
 
 def main() -> None:
@@ -126,7 +158,7 @@ def _chief(role: Role, folder: SearchFolder) -> None:
             failure.append(error)
 
     threading.Thread(target=serve, daemon=True).start()
-    beats = _Beats(folder)
+    beats = _Beats(folder, role.patience)
     over_since: float | None = None
     while True:
         time.sleep(0.5)
@@ -137,34 +169,39 @@ def _chief(role: Role, folder: SearchFolder) -> None:
         for lost in beats.lost(list(oracle.ongoing_trials)):
             print(f"{lost} is lost; another goes on with its trial", flush=True)
             oracle.give_up(lost)
-        if oracle.over and not oracle.ongoing_trials:
+        if (oracle.over or time.monotonic() >= deadline) and not oracle.ongoing_trials:
             over_since = over_since or time.monotonic()
             # Those that still wait for an answer are told, too.
-            if not oracle.tuner_ids or time.monotonic() - over_since > BEAT_SECONDS:
+            wait = role.beat if oracle.tuner_ids else _LAST_ANSWER_SECONDS
+            if time.monotonic() - over_since > wait:
                 return
 
 
 class _Beats:
     """Tells which workers have stopped writing that they live, by the chief's own clock."""
 
-    def __init__(self, folder: SearchFolder) -> None:
-        self.folder = folder
+    def __init__(self, folder: SearchFolder, patience: float) -> None:
+        self.folder, self.patience = folder, patience
         self._seen: dict[str, tuple[str, float]] = {}
 
     def lost(self, names: list[str]) -> list[str]:
-        """Return those of some workers that have said nothing for `LOST_SECONDS`."""
+        """Return those of some workers that have left, or said nothing for so long."""
         found, now = [], time.monotonic()
         for name in names:
+            before, since = self._seen.get(name, (None, now))
             try:
                 beat = _beat_file(self.folder, name).read_text()
-            except OSError:
+            except FileNotFoundError:
                 beat = ""
-            before, since = self._seen.get(name, (None, now))
-            if beat != before:
-                self._seen[name] = (beat, now)
-            elif now - since > LOST_SECONDS:
+            except OSError:
+                beat = before or ""
+            # Who leaves takes its file along.
+            left = beat == "" and before not in (None, "")
+            if left or (beat == before and now - since > self.patience):
                 found.append(name)
-                del self._seen[name]
+                self._seen.pop(name, None)
+            elif beat != before:
+                self._seen[name] = (beat, now)
         return found
 
 
@@ -182,18 +219,30 @@ def _worker(role: Role, folder: SearchFolder) -> None:
 
     console = Console(width=160)
     deadline, lost = role.deadline, threading.Event()
-    _every(BEAT_SECONDS, _beating(folder, role.name))
+    pulse = _Pulse(folder, role.name)
+    _every(role.beat, pulse.beat)
     try:
         with Interruption(console):
             _train(role, folder, console, deadline, lost)
     except (Interrupted, InterruptedRunError) as error:
         if lost.is_set():
-            raise EnvironmentFaultError(
-                f"{role.address}: the chief has not answered for {LOST_SECONDS:.0f} s. What was "
-                "trained is kept; start the chief again, and join it again"
-            ) from error
+            _without_chief(role, folder)
+            return
         signum = error.signum if isinstance(error, Interrupted) else error.exit_code - 128
         raise InterruptedRunError("interrupted", signum) from error
+    finally:
+        pulse.stop()
+
+
+def _without_chief(role: Role, folder: SearchFolder) -> None:
+    """Tell a chief that is lost from one that has left with its search done."""
+    from kerasnet.tune.search import snapshot
+
+    if not snapshot(folder).complete:
+        raise EnvironmentFaultError(
+            f"{role.address}: the chief has not answered for {role.patience:.0f} s. What was "
+            "trained is kept; start the chief again, and join it again"
+        )
 
 
 def _train(
@@ -204,7 +253,7 @@ def _train(
     backend.load()
     from kerasnet.tune.search import search_here
 
-    _every(BEAT_SECONDS, _asking(role.address, lost))
+    _every(role.beat, _asking(role, lost))
     search_here(folder, console, deadline)
 
 
@@ -217,27 +266,37 @@ def _every(seconds: float, do: Callable[[], None]) -> None:
     threading.Thread(target=loop, daemon=True).start()
 
 
-def _beating(folder: SearchFolder, name: str) -> Callable[[], None]:
-    file, count = _beat_file(folder, name), [0]
-    file.parent.mkdir(parents=True, exist_ok=True)
+class _Pulse:
+    """A worker's file, whose content changes for as long as it lives."""
 
-    def beat() -> None:
-        count[0] += 1
-        try:
-            file.write_text(json.dumps({"beat": count[0], "process": os.getpid()}))
-        except OSError as error:
-            print(f"{file}: {error}", file=sys.stderr)
+    def __init__(self, folder: SearchFolder, name: str) -> None:
+        self.file, self.count = _beat_file(folder, name), 0
+        self._writing = threading.Lock()
+        self.file.parent.mkdir(parents=True, exist_ok=True)
 
-    return beat
+    def beat(self) -> None:
+        """Say that this process lives."""
+        with self._writing:
+            self.count += 1
+            try:
+                self.file.write_text(json.dumps({"beat": self.count, "process": os.getpid()}))
+            except OSError as error:
+                print(f"{self.file}: {error}", file=sys.stderr)
+
+    def stop(self) -> None:
+        """Say that it leaves; it says nothing after that."""
+        self._writing.acquire()
+        with contextlib.suppress(OSError):
+            self.file.unlink(missing_ok=True)
 
 
-def _asking(address: str, lost: threading.Event) -> Callable[[], None]:
+def _asking(role: Role, lost: threading.Event) -> Callable[[], None]:
     heard = [time.monotonic()]
 
     def ask() -> None:
-        if answers(address):
+        if answers(role.address):
             heard[0] = time.monotonic()
-        elif time.monotonic() - heard[0] > LOST_SECONDS and not lost.is_set():
+        elif time.monotonic() - heard[0] > role.patience and not lost.is_set():
             lost.set()
             os.kill(os.getpid(), signal.SIGTERM)
 

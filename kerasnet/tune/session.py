@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from kerasnet import backend
-from kerasnet.files import locked, remove_temporaries
+from kerasnet.files import locked
 from kerasnet.interruption import Interruption
 from kerasnet.tune.launch import Launcher
+<<<<<<< HEAD
 from kerasnet.tune.search import check_outcome, going_on, publish, search_here, settle, unsettled
+=======
+from kerasnet.tune.process import LOST_SECONDS
+from kerasnet.tune.search import check_outcome, going_on, publish, search_here, settle, tidy
+>>>>>>> tune-tests
 from kerasnet.tune.view import View
 
 if TYPE_CHECKING:
@@ -27,6 +32,7 @@ def search(
     threads: int | None = None,
     address: str | None = None,
     deadline: float = math.inf,
+    patience: float = LOST_SECONDS,
 ) -> Search:
     """Search until every trial has ended or time is up, and return what was found.
 
@@ -39,6 +45,7 @@ def search(
         threads: processors for each worker.
         address: of the chief, `host:port`, where workers on other machines are to join.
         deadline: of `time.monotonic`.
+        patience: after so many seconds without a word a process counts as lost.
 
     Raises:
         BadInputError: another process searches in this folder, or every trial failed.
@@ -49,18 +56,23 @@ def search(
     with going_on(folder), locked(folder.path, "searched"):
         try:
             with Interruption(console):
+<<<<<<< HEAD
                 for place in (folder.path, *folder.path.glob("*/")):
                     remove_temporaries(place)
                 if unsettled(folder) or (workers is None and address is None):
                     with console.status("loading TensorFlow"):
                         backend.load(folder.asked.base.execution.deterministic)
                         settle(folder)
+=======
+                tidy(folder)
+                _load(folder, console)
+>>>>>>> tune-tests
                 if workers is None and address is None:
                     _here(folder, console, deadline)
                 else:
                     number = 1 if workers is None else workers
                     launcher = Launcher(folder, number, threads=threads, address=address,
-                                        deadline=deadline)  # fmt: skip
+                                        deadline=deadline, patience=patience)  # fmt: skip
                     _there(folder, launcher, console)
         finally:
             found = publish(folder)
@@ -90,7 +102,7 @@ def _there(folder: SearchFolder, launcher: Launcher, console: Console) -> None:
 
 def join(
     folder: SearchFolder, address: str, workers: int, threads: int | None, deadline: float,
-    console: Console,
+    console: Console, patience: float = LOST_SECONDS,
 ) -> None:  # fmt: skip
     """Train for a chief on another machine, until it has nothing left to do.
 
@@ -101,6 +113,7 @@ def join(
         threads: processors for each of them.
         deadline: of `time.monotonic`.
         console: where progress goes.
+        patience: after so many seconds without a word from the chief it counts as lost.
 
     Raises:
         EnvironmentFaultError: the chief does not answer, or processes are lost over and over.
@@ -108,5 +121,5 @@ def join(
     """
     with going_on(folder), Interruption(console):
         launcher = Launcher(folder, workers, threads=threads, address=address, chief=False,
-                            deadline=deadline)  # fmt: skip
+                            deadline=deadline, patience=patience)  # fmt: skip
         _there(folder, launcher, console)
