@@ -12,12 +12,16 @@ from kerasnet import backend
 from kerasnet.files import locked
 from kerasnet.interruption import Interruption
 from kerasnet.tune.launch import Launcher
-<<<<<<< HEAD
-from kerasnet.tune.search import check_outcome, going_on, publish, search_here, settle, unsettled
-=======
 from kerasnet.tune.process import LOST_SECONDS
-from kerasnet.tune.search import check_outcome, going_on, publish, search_here, settle, tidy
->>>>>>> tune-tests
+from kerasnet.tune.search import (
+    check_outcome,
+    going_on,
+    publish,
+    search_here,
+    settle,
+    tidy,
+    unsettled,
+)
 from kerasnet.tune.view import View
 
 if TYPE_CHECKING:
@@ -56,17 +60,11 @@ def search(
     with going_on(folder), locked(folder.path, "searched"):
         try:
             with Interruption(console):
-<<<<<<< HEAD
-                for place in (folder.path, *folder.path.glob("*/")):
-                    remove_temporaries(place)
+                tidy(folder)
                 if unsettled(folder) or (workers is None and address is None):
                     with console.status("loading TensorFlow"):
                         backend.load(folder.asked.base.execution.deterministic)
                         settle(folder)
-=======
-                tidy(folder)
-                _load(folder, console)
->>>>>>> tune-tests
                 if workers is None and address is None:
                     _here(folder, console, deadline)
                 else:
