@@ -280,7 +280,7 @@ def _falls(losses: FloatArray, smoothed: FloatArray, least: int, steps: int) -> 
 
 
 def _level(losses: FloatArray, least: int) -> tuple[float, int]:
-    """Return where the loss starts, the median of the first tenth of the curve, and their number."""
+    """Return where the loss starts, the median of the curve's first tenth, and their number."""
     number = max(1, min(len(losses) // 10, least))
     return float(np.median(losses[:number])), number
 

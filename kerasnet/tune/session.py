@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from rich.console import Console
 
@@ -87,13 +87,13 @@ def _here(folder: SearchFolder, console: Console, deadline: float) -> None:
         search_here(folder, Console(file=stream, width=160), deadline)
 
 
-def _log(file: Path):  # type: ignore[no-untyped-def]
+def _log(file: Path) -> IO[str]:
     file.parent.mkdir(parents=True, exist_ok=True)
     return file.open("a", buffering=1)
 
 
 def _there(folder: SearchFolder, launcher: Launcher, console: Console) -> None:
-    with View(folder, console, launcher.workers), launcher:
+    with View(folder, console, writes=launcher.has_chief), launcher:
         for _ in launcher.wait():
             pass
 

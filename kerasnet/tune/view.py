@@ -17,7 +17,7 @@ from rich.text import Text
 from kerasnet.errors import KerasnetError
 from kerasnet.progress import duration
 from kerasnet.tune.records import Search, SearchFolder, Trial, short_names, shown_value
-from kerasnet.tune.search import snapshot
+from kerasnet.tune.search import publish, snapshot
 
 _SECONDS = 1.0
 _MOST_ROWS = 25
@@ -29,17 +29,18 @@ class View:
     Args:
         folder: the search's.
         console: where to.
-        workers: how many trials are trained at once.
         epochs: whether plain lines tell of every epoch, where nobody else does.
+        writes: whether what was found is also written down whenever a trial has ended.
     """
 
     def __init__(
-        self, folder: SearchFolder, console: Console, workers: int = 1, epochs: bool = True
+        self, folder: SearchFolder, console: Console, epochs: bool = True, writes: bool = True
     ) -> None:
-        self.folder, self.console, self.workers, self.epochs = folder, console, workers, epochs
+        self.folder, self.console, self.epochs, self.writes = folder, console, epochs, writes
         self._asked = folder.asked
         self._known: dict[str, Trial] = {t.trial: t for t in folder.records() if t.ended}
         self._began, self._before = time.monotonic(), len(self._known)
+        self._written = self._before
         self._stop = threading.Event()
 
     def __enter__(self) -> View:
@@ -71,6 +72,10 @@ class View:
         # A file that is damaged or gone is told of by whoever needs it.
         with contextlib.suppress(KerasnetError, OSError):
             found = snapshot(self.folder, self._asked)
+            ended = sum(trial.ended for trial in found.trials)
+            if self.writes and ended != self._written:
+                publish(self.folder, self._asked)
+                self._written = ended
             if self._live is not None:
                 self._live.update(self._picture(found))
             else:
