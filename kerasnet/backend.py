@@ -78,6 +78,27 @@ def _import() -> None:
             ) from error
 
 
+@contextlib.contextmanager
+def gradients_released() -> Iterator[None]:
+    """Let go of the custom gradients that are made meanwhile.
+
+    TensorFlow registers each for as long as the process lives, and with it the graph that it was
+    made in and the variables of that graph: all weights and the optimiser's state.
+    """
+    if not on_tensorflow():
+        yield
+        return
+    from tensorflow.python.framework import ops
+
+    known = ops.gradient_registry._registry
+    before = set(known)
+    try:
+        yield
+    finally:
+        for name in set(known) - before:
+            del known[name]
+
+
 def devices() -> list[str]:
     """Return the devices that the loaded backend can use, such as `cpu:0` and `gpu:0`."""
     import keras

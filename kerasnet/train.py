@@ -141,7 +141,10 @@ def fit(
     try:
         with run.locked(), Interruption(console, seconds) as stop:
             run.prepare()
-            return _fit(run, config or run.config, console, stop, test, on_epoch)
+            config = config or run.config
+            backend.load(deterministic=config.execution.deterministic)
+            with backend.gradients_released():
+                return _fit(run, config, console, stop, test, on_epoch)
     except TimeIsUp as error:
         raise OutOfTimeError(f"{run.path}: the time is up; {_way_on(run, config)}") from error
     except Interrupted as signal:
@@ -165,7 +168,6 @@ def _fit(
     run: Run, config: schema.RunConfig, console: Console, stop: Interruption, test: bool,
     on_epoch: Callable[[dict[str, Any]], None] | None,
 ) -> dict[str, Any]:  # fmt: skip
-    backend.load(deterministic=config.execution.deterministic)
     keras.utils.set_random_seed(config.seed)
     found = _newest(run, config, console)
     if found is None and (run.finished or run.last_weights.is_file()):

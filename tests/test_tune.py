@@ -286,6 +286,16 @@ def test_every_point_is_trained_by_as_many_seeds_as_asked(tmp_path, capfd, fake_
         assert seeds == [3, 4, 5]
 
 
+def test_a_trial_leaves_no_graph_behind(tmp_path, capfd):
+    from tensorflow.python.framework import ops
+
+    # What is registered there keeps graphs, weights and an optimiser's state in memory.
+    before = set(ops.gradient_registry._registry)
+    code, _, _ = run_cli(capfd, "tune", *SMALL, "--trials", "1", "--out", str(tmp_path / "s"))
+    assert code == 0
+    assert set(ops.gradient_registry._registry) == before
+
+
 def test_hyperband_goes_on_with_the_same_runs_under_one_schedule(tmp_path, capfd):
     code, printed, _ = run_cli(
         capfd, "tune", *SMALL[:-1], "3", "--algorithm", "hyperband", "--out", str(tmp_path / "s"),
