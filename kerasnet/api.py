@@ -295,7 +295,7 @@ def lr_find(
     from kerasnet.files import check_new
     from kerasnet.runs import default_folder
 
-    spec = {"min": float(min), "max": float(max), "steps": steps}
+    spec = {"min": min, "max": max, "steps": steps}
     given = {k: v for k, v in options.items() if v is not None}
     config = new_run(model, {**given, "learning_rate": "find", "lr_find": spec}, registry)
     check(config)

@@ -45,7 +45,7 @@ DECADE = math.log(10)
 # independent ones.
 _MEDIAN_SQUARE, _BEND_VARIANCE = 0.4549, 6.0
 # A fall that noise alone would hardly make, in standard deviations of the smoothed loss.
-SURE = 5.0
+SURE = 4.0
 STEM = "lr-find"
 
 
@@ -280,8 +280,8 @@ def _falls(losses: FloatArray, smoothed: FloatArray, least: int, steps: int) -> 
 
 
 def _level(losses: FloatArray, least: int) -> tuple[float, int]:
-    """Return where the loss starts, the median of the curve's first tenth, and their number."""
-    number = max(1, min(len(losses) // 10, least))
+    """Return where the loss starts, the median of a fifth of the curve, and of how many losses."""
+    number = max(1, min(len(losses) // 5, least))
     return float(np.median(losses[:number])), number
 
 

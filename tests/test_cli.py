@@ -24,6 +24,7 @@ REGISTRY = load_registry()
 LIGHT = [
     ["--help"],
     ["fit", "--help"],
+    ["lr-find", "--help"],
     ["list"],
     ["list", "--json"],
     ["show", "resnet50"],
@@ -52,7 +53,7 @@ def test_light_commands_load_neither_tensorflow_nor_keras(arguments, tmp_path):
 
 @pytest.mark.parametrize(
     "command",
-    ["list", "show", "validate", "summary", "diff", "schema", "fit", "evaluate", "tune"],
+    ["list", "show", "validate", "summary", "diff", "schema", "fit", "evaluate", "tune", "lr-find"],
 )
 def test_every_help_shows_an_example(command, capsys):
     code, out, _ = run(capsys, command, "--help")

@@ -24,11 +24,13 @@ from kerasnet import data, range_test, schema
 from kerasnet.errors import BadInputError, DivergedError
 from kerasnet.progress import RateReporter
 from kerasnet.range_test import Curve, Follower, smooth, suggest
+from kerasnet.registry import load_registry
 from kerasnet.runs import load_run
 
 SPEC = schema.RangeTest()
 SMALL = ["resnet8", "--dataset", "digits", "--limit-train", "200", "--precision", "float32"]
 TEST = ["lr-find", *SMALL, "--steps", "40"]
+TINY = "models: {tiny: {extends: resnet8, stages: [{block: basic, width: 8, stride: 2}]}}\n"
 FINITE = st.floats(-1e3, 1e3)
 
 
@@ -198,6 +200,14 @@ def test_a_step_that_loss_scaling_leaves_out_is_no_point_of_the_curve():
 # ---------------------------------------------------------------------------- the command
 
 
+@pytest.fixture
+def tiny(tmp_path_factory) -> list[str]:
+    """Words that train a network which takes a second to build."""
+    file = tmp_path_factory.mktemp("registry") / "mine.yaml"
+    file.write_text(TINY)
+    return ["tiny", "--registry", str(file), *SMALL[1:]]
+
+
 def table(folder) -> list[dict[str, float]]:
     with (folder / "lr-find.csv").open(newline="") as stream:
         return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(stream)]
@@ -256,23 +266,25 @@ def test_the_command_writes_the_curve_and_reads_training_images_only(tmp_path, c
     assert not {i.tobytes() for i in images} & {i.tobytes() for i in held_back.images}
 
 
-def test_the_same_seed_gives_the_same_curve(tmp_path):
-    options = {"dataset": "digits", "limit_train": 100, "precision": "float32", "steps": 20,
-               "min": 1e-5, "console": Console(quiet=True)}  # fmt: skip
+def test_the_same_seed_gives_the_same_curve(tmp_path, tiny):
+    options = {
+        "dataset": "digits", "registry": load_registry(tiny[2]), "limit_train": 100,
+        "precision": "float32", "steps": 60, "console": Console(quiet=True),
+    }  # fmt: skip
     a, b, other = (
-        kerasnet.lr_find("resnet8", out=tmp_path / name, seed=seed, **options)
+        kerasnet.lr_find("tiny", out=tmp_path / name, seed=seed, **options)
         for name, seed in (("a", 3), ("b", 3), ("c", 4))
     )
-    np.testing.assert_allclose(a.curve.losses[:12], b.curve.losses[:12], rtol=1e-4)
-    assert not np.allclose(a.curve.losses[:12], other.curve.losses[:12], rtol=1e-2)
+    np.testing.assert_allclose(a.curve.losses[:40], b.curve.losses[:40], rtol=1e-4)
+    assert not np.allclose(a.curve.losses[:40], other.curve.losses[:40], rtol=1e-2)
     assert a.config.recipe.optimizer.learning_rate == a.suggestion.rate
     assert a.config.lr_find.suggestion == a.suggestion.rate
 
 
-def test_rates_that_are_all_too_high_are_said_to_be(tmp_path, capfd):
+def test_rates_that_are_all_too_high_are_said_to_be(tmp_path, capfd, tiny):
     out = tmp_path / "high"
     code, printed, err = run_cli(
-        capfd, *TEST, "--min", "1e4", "--max", "1e6", "--out", str(out)
+        capfd, "lr-find", *tiny, "--min", "1e4", "--max", "1e6", "--out", str(out)
     )  # fmt: skip
     assert code == 3
     assert "suggested" not in printed
@@ -281,9 +293,9 @@ def test_rates_that_are_all_too_high_are_said_to_be(tmp_path, capfd):
     assert table(out)
 
 
-def test_rates_that_are_all_too_low_are_said_to_be(tmp_path, capfd):
+def test_rates_that_are_all_too_low_are_said_to_be(tmp_path, capfd, tiny):
     low = ["--min", "1e-12", "--max", "1e-10", "--steps", "20"]
-    code, _, err = run_cli(capfd, "lr-find", *SMALL, *low, "--out", str(tmp_path / "low"))
+    code, _, err = run_cli(capfd, "lr-find", *tiny, *low, "--out", str(tmp_path / "low"))
     assert code == 2
     assert "does not fall" in err or "still falls" in err
     assert "--max 1e-08" in err
@@ -324,14 +336,14 @@ def test_bad_input_is_refused_before_tensorflow_loads():
     assert done.returncode == 0, done.stderr
 
 
-def test_ctrl_c_leaves_nothing(tmp_path):
-    words = [*SMALL, "--steps", "300", "--out", str(tmp_path / "out")]
+def test_ctrl_c_leaves_nothing(tmp_path, tiny):
+    words = [*tiny, "--steps", "2000", "--out", str(tmp_path / "out")]
     process = subprocess.Popen(
         [sys.executable, "-m", "kerasnet.cli", "lr-find", *words],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
-    assert "step 30/300" in process.stdout.readline()
+    assert "step 200/2000" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -345,26 +357,25 @@ def test_ctrl_c_leaves_nothing(tmp_path):
 
 @pytest.fixture
 def counted(monkeypatch):
-    """How often a range test was run, each of 20 steps."""
+    """How often a range test was run, each of 100 steps."""
     calls = []
     find = range_test.find
 
     def once(model, config, *more):
         calls.append(config)
-        return find(model, configs.with_values(config, {"lr_find.steps": 20}), *more)
+        return find(model, configs.with_values(config, {"lr_find.steps": 100}), *more)
 
     monkeypatch.setattr(range_test, "find", once)
     return calls
 
 
-FIT = ["fit", *SMALL, "--epochs", "1"]
-
-
 def test_a_run_begins_with_the_rate_it_finds_and_never_measures_again(
-    tmp_path, capfd, counted, spied
+    tmp_path, capfd, counted, spied, tiny
 ):
     out, again, other = (tmp_path / name for name in ("run", "again", "other"))
-    code, said, _ = run_cli(capfd, *FIT, "--learning-rate", "find", "--out", str(out))
+    code, said, _ = run_cli(
+        capfd, "fit", *tiny, "--epochs", "1", "--learning-rate", "find", "--out", str(out)
+    )
     assert code == 0
     assert "adam at a rate to be found" in said
     assert spied["splits"].index("test") == len(spied["splits"]) - 1
@@ -398,12 +409,14 @@ def test_a_run_begins_with_the_rate_it_finds_and_never_measures_again(
 
 
 def test_a_run_that_was_ended_while_it_measured_measures_when_it_goes_on(
-    tmp_path, capfd, counted, monkeypatch
+    tmp_path, capfd, counted, monkeypatch, tiny
 ):
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(range_test, "find", lambda *_: signal.raise_signal(signal.SIGINT))
-        code, _, err = run_cli(capfd, *FIT, "--learning-rate", "find", "--out", str(out))
+        code, _, err = run_cli(
+            capfd, "fit", *tiny, "--epochs", "1", "--learning-rate", "find", "--out", str(out)
+        )
     assert code == 130
     assert "--resume" in err
     assert load_run(out).config.lr_find == schema.RangeTest()

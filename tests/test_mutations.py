@@ -397,6 +397,7 @@ def fit_lines(made: dict[str, str]) -> list[list[str]]:
         resnet20 --dataset digits --recipe original --epochs 3 --batch-size 64
         resnet8 --dataset digits --learning-rate 0.01 --seed 7
         resnet8 --dataset digits --learning-rate=1e-3 --epochs=2
+        resnet8 --dataset digits --learning-rate find --epochs 3
         resnet8 --dataset digits --precision float32
         resnet8 --dataset digits --precision mixed_bfloat16 --json
         resnet8 --dataset digits --precision auto --limit-train 100
