@@ -224,12 +224,14 @@ def suggest(curve: Curve) -> Suggestion:
 def _chosen(low: float, high: float) -> tuple[float, str]:
     """Return the suggestion and its reason from the rates of the steepest fall and least loss."""
     tenth, middle = high / 10, math.sqrt(low * high)
-    least_at = f"{high:.3g}, where the smoothed loss is least"
     if tenth <= middle:
-        return tenth, f"a tenth of {least_at} (it falls fastest at {low:.3g})"
+        return tenth, (
+            f"a tenth of {high:.3g}, where the smoothed loss is least (it falls fastest at "
+            f"{low:.3g})"
+        )
     return middle, (
         f"half-way on the logarithmic axis between {low:.3g}, where the smoothed loss falls "
-        f"fastest, and {least_at}; that is lower than a tenth of the latter"
+        f"fastest, and {high:.3g}, where it is least; that is lower than a tenth of the latter"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
@@ -30,7 +31,7 @@ from kerasnet.runs import load_run
 SPEC = schema.RangeTest()
 SMALL = ["resnet8", "--dataset", "digits", "--limit-train", "200", "--precision", "float32"]
 TEST = ["lr-find", *SMALL, "--steps", "40"]
-TINY = "models: {tiny: {extends: resnet8, stages: [{block: basic, width: 8, stride: 2}]}}\n"
+TINY = "models: {tiny: {extends: resnet8, stages: [{block: basic, width: 32, stride: 2}]}}\n"
 FINITE = st.floats(-1e3, 1e3)
 
 
@@ -90,7 +91,7 @@ def test_the_average_is_the_weighted_mean_of_what_was_seen():
 # ---------------------------------------------------------------------------- the suggestion
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(
     falls=st.floats(-5.5, -3), width=st.floats(1.5, 3), noise=st.floats(0, 0.05),
     seed=st.integers(0, 2**32 - 1),
@@ -107,7 +108,7 @@ def test_the_suggestion_lies_between_where_the_loss_falls_and_where_it_rises(
     assert found.reason
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.floats(0.01, 100), st.floats(-2, 2))
 def test_the_suggestion_follows_the_rates_and_not_the_size_of_the_loss(factor, decades):
     scale = 10**decades
@@ -269,16 +270,29 @@ def test_the_command_writes_the_curve_and_reads_training_images_only(tmp_path, c
 def test_the_same_seed_gives_the_same_curve(tmp_path, tiny):
     options = {
         "dataset": "digits", "registry": load_registry(tiny[2]), "limit_train": 100,
-        "precision": "float32", "steps": 60, "console": Console(quiet=True),
+        "precision": "float32", "steps": 40, "console": Console(quiet=True),
     }  # fmt: skip
-    a, b, other = (
-        kerasnet.lr_find("tiny", out=tmp_path / name, seed=seed, **options)
-        for name, seed in (("a", 3), ("b", 3), ("c", 4))
-    )
-    np.testing.assert_allclose(a.curve.losses[:40], b.curve.losses[:40], rtol=1e-4)
-    assert not np.allclose(a.curve.losses[:40], other.curve.losses[:40], rtol=1e-2)
-    assert a.config.recipe.optimizer.learning_rate == a.suggestion.rate
-    assert a.config.lr_find.suggestion == a.suggestion.rate
+
+    def losses(name: str, seed: int) -> list[float]:
+        # So short a curve may hold no answer; it is written all the same.
+        with contextlib.suppress(BadInputError):
+            kerasnet.lr_find("tiny", out=tmp_path / name, seed=seed, **options)
+        return [row["loss"] for row in table(tmp_path / name)][:30]
+
+    a, b, other = losses("a", 3), losses("b", 3), losses("c", 4)
+    np.testing.assert_allclose(a, b, rtol=1e-4)
+    assert not np.allclose(a, other, rtol=1e-2)
+
+
+def test_a_program_gets_the_rate_and_the_curve(tmp_path, tiny):
+    found = kerasnet.lr_find(
+        "tiny", out=tmp_path / "out", dataset="digits", registry=load_registry(tiny[2]),
+        limit_train=200, precision="float32", steps=100, console=Console(quiet=True),
+    )  # fmt: skip
+    assert found.config.recipe.optimizer.learning_rate == found.suggestion.rate
+    assert found.config.lr_find.suggestion == found.suggestion.rate
+    assert len(found.curve.rates) == len(found.curve.losses) == len(found.curve.smoothed)
+    assert found.to_json() == json.loads((tmp_path / "out" / "lr-find.json").read_text())
 
 
 def test_rates_that_are_all_too_high_are_said_to_be(tmp_path, capfd, tiny):
@@ -337,13 +351,13 @@ def test_bad_input_is_refused_before_tensorflow_loads():
 
 
 def test_ctrl_c_leaves_nothing(tmp_path, tiny):
-    words = [*tiny, "--steps", "2000", "--out", str(tmp_path / "out")]
+    words = [*tiny, "--steps", "500", "--out", str(tmp_path / "out")]
     process = subprocess.Popen(
         [sys.executable, "-m", "kerasnet.cli", "lr-find", *words],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
-    assert "step 200/2000" in process.stdout.readline()
+    assert "step 50/500" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
