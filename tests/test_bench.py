@@ -390,6 +390,7 @@ def test_bench_train_asks_every_contestant_in_every_round(capsys, monkeypatch):
     assert "busy" not in out
 
 
+@pytest.mark.slow
 def test_the_contestants_take_the_steps_that_they_are_asked_for(tmp_path, monkeypatch):
     from kerasnet.bench.contestants import keras, kerasnet
 

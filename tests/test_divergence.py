@@ -97,6 +97,7 @@ def test_the_step_is_named_where_steps_diverge_by_themselves(tmp_path, capfd):
     assert not run.finished
 
 
+@pytest.mark.slow
 def test_rollback_halves_the_rate_and_ends(tmp_path, monkeypatch, capsys):
     poison(monkeypatch, 17)
     run = kerasnet.fit("resnet8", out=tmp_path / "run", **OPTIONS, on_nan="rollback")

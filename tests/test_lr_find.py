@@ -350,6 +350,7 @@ def test_bad_input_is_refused_before_tensorflow_loads():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing(tmp_path, tiny):
     words = [*tiny, "--steps", "500", "--out", str(tmp_path / "out")]
     process = subprocess.Popen(
@@ -422,6 +423,7 @@ def test_a_run_begins_with_the_rate_it_finds_and_never_measures_again(
     assert json.loads(printed)["lr_find"] is None
 
 
+@pytest.mark.slow
 def test_a_run_that_was_ended_while_it_measured_measures_when_it_goes_on(
     tmp_path, capfd, counted, monkeypatch, tiny
 ):

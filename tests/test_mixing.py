@@ -191,6 +191,7 @@ def test_the_pipeline_says_what_it_gives() -> None:
     assert (targets.shape.as_list(), targets.dtype) == ([8, 40], tf.float32)
 
 
+@pytest.mark.slow
 def test_without_the_compiler_the_same_comes_out(monkeypatch: pytest.MonkeyPatch) -> None:
     more = {"crop": schema.Crop(padding=2), "flip": "horizontal", "cutout": schema.Cutout(size=3)}
     everything = EVERYTHING.model_copy(update=more)

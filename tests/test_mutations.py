@@ -342,7 +342,7 @@ def validate_many(count: int, texts: list[str], folder: Path, name: str) -> Tall
     return tally
 
 
-@pytest.mark.parametrize("number", [150, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [100, pytest.param(1000, marks=pytest.mark.slow)])
 def test_damaged_registries(number, place, tmp_path, record_property):
     tally = validate_many(number, seeds(), tmp_path, "registry")
     tally.check(record_property)
@@ -555,7 +555,7 @@ def test_every_option_of_fit_is_changed(made):
         assert len(given) >= 10, option
 
 
-@pytest.mark.parametrize("number", [150, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [100, pytest.param(1000, marks=pytest.mark.slow)])
 def test_mangled_command_lines(number, made, place, record_property):
     odd = [*WORDS, *made.values()]
     known, lines = options("fit"), fit_lines(made)

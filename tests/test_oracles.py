@@ -579,7 +579,7 @@ def kill_and_go_on(
     return True
 
 
-@pytest.mark.parametrize("algorithm", ["random", "hyperband"])
+@pytest.mark.parametrize("algorithm", [pytest.param("random", marks=pytest.mark.slow), "hyperband"])
 def test_a_search_killed_while_it_writes(algorithm, uninterrupted, tmp_path):
     wanted, whole = uninterrupted(algorithm)
     draw = random.Random(algorithm)

@@ -180,6 +180,7 @@ def test_operations_and_ways_are_equally_likely() -> None:
     assert stats.chisquare(counts, [n * k / 28 for k in possible.values()]).pvalue > 0.001
 
 
+@pytest.mark.slow
 def test_layers_are_independent_and_in_order() -> None:
     image = picture(8, 8)
     first = [np.frombuffer(r, np.uint8).reshape(8, 8, 3) for r in every_outcome(image[None])]

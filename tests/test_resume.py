@@ -243,6 +243,7 @@ def signal_at(moment: str, step: int) -> None:
     setattr(Recorder, moment, and_signal)
 
 
+@pytest.mark.slow
 def test_a_second_signal_leaves_at_once_without_damage(registry, whole, tmp_path):
     run = tmp_path / "run"
     training = start(*new(registry, run), log=tmp_path / "log", before=slow_steps, with_=(run,))
@@ -602,6 +603,7 @@ def limit_file_size(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_does_not_fit_leaves_the_last_one(registry, whole, tmp_path):
     run = tmp_path / "run"
     first = start(*new(registry, run), log=tmp_path / "log")

@@ -356,6 +356,7 @@ def test_a_chief_that_nobody_joins_ends_with_its_budget(out, rates):
 # ---------------------------------------------------------------------------- diverging
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "workers", [None, pytest.param("2", marks=pytest.mark.slow)], ids=["here", "workers"]
 )
@@ -404,6 +405,7 @@ def fill(file: Path) -> None:
             stream.write(bytes(4096))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "workers", [None, pytest.param("2", marks=pytest.mark.slow)], ids=["here", "workers"]
 )

@@ -349,7 +349,7 @@ def test_a_wrong_class_count_is_refused(tmp_path):
 # ---------------------------------------------------------------------------- execution
 
 
-@pytest.mark.parametrize("asked", [4, 1000])
+@pytest.mark.parametrize("asked", [pytest.param(4, marks=pytest.mark.slow), 1000])
 def test_several_steps_per_execution_train_as_single_ones(asked, trained, tmp_path):
     run = kerasnet.fit(
         "resnet8", dataset="digits", limit_train=300, batch_size=50, epochs=2, out=tmp_path / "a",
