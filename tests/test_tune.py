@@ -12,8 +12,11 @@ from commands import run_cli
 from kerasnet import config as configs
 from kerasnet import data, train
 from kerasnet.errors import DivergedError, EnvironmentFaultError, OutOfMemoryFaultError
+from kerasnet.files import shipped
+from kerasnet.registry import load_registry
 from kerasnet.runs import load_run
-from kerasnet.tune.records import load_search, open_search, short_names
+from kerasnet.tune.records import Search, best_of, load_search, open_search, short_names
+from kerasnet.tune.space import point, read_space
 
 SMALL = ["resnet8", "--dataset", "digits", "--limit-train", "100", "--epochs", "1"]
 RATE = "recipe.optimizer.learning_rate"
@@ -417,3 +420,31 @@ def test_the_options_of_a_retraining_go_over_the_search_s(tmp_path, capfd, fake_
     code, _, err = run_cli(capfd, "fit", "resnet20", "--from-search", out)
     assert code == 2
     assert "is a run of resnet8" in err
+
+
+# ---------------------------------------------------------------------------- published searches
+
+PUBLISHED = sorted(shipped("tuning").glob("*.json"))
+
+
+@pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.stem)
+def test_a_published_search_is_one_of_a_space_that_ships(file):
+    found = Search.model_validate(json.loads(file.read_text()))
+    space, _ = read_space(found.space)
+    assert found.complete
+    assert len(found.trials) >= 12
+    assert found.model in file.stem
+    assert found.best == best_of(found.trials)
+    for trial in found.trials:
+        assert point(space, trial.values) == trial.values
+    assert "/" not in (found.data_remark or "")
+
+
+def test_the_default_rate_is_the_one_that_was_searched():
+    recipe = load_registry().recipes["default"]
+    cited = [file for file in PUBLISHED if file.name in recipe.description]
+    assert cited, "the recipe names the search that its rate comes from"
+    found = Search.model_validate(json.loads(cited[0].read_text()))
+    assert found.best is not None
+    best = found.best.values["recipe.optimizer.learning_rate"]
+    assert recipe.optimizer.learning_rate == float(f"{best:.1e}")
