@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -108,19 +109,26 @@ class Snapshot:
         run = SearchFolder(self.out).run(name).path
         return [(run / f).stat().st_mtime_ns for f in ("metrics.csv", "summary.json")]
 
-    def check(self, trials: int) -> None:
-        """Assert that all trials have ended, none was trained twice, and checkpoints were used."""
+    def _gone_on(self, said: str, name: str, step: int) -> bool:
+        """Whether a log tells that a trial went on from its checkpoint, or from a newer one."""
+        found = re.findall(
+            rf"going on from {self.out}/trials/{name}/checkpoints/.*step ([\d,]+)", said
+        )
+        return any(int(number.replace(",", "")) >= step for number in found)
+
+    def check(self, trials: int, all_lost: bool = True) -> None:
+        """Assert that all trials have ended, none was trained twice, and checkpoints were used.
+
+        Args:
+            trials: how many there are.
+            all_lost: whether every trial under way was; otherwise at least one.
+        """
         said = logs(self.out)
         for name, trial in self.ended.items():
             assert SearchFolder(self.out).record(name) == trial
             assert self._times(name) == self.written[name], name
-        for name, step in self.steps.items():
-            newer = [f"step {n:,}" for n in range(step, step + 40)]
-            lines = [
-                line for line in said.splitlines()
-                if f"going on from {self.out}/trials/{name}/checkpoints" in line
-            ]  # fmt: skip
-            assert any(line.endswith(tuple(newer)) for line in lines), (name, step, said)
+        resumed = [name for name, step in self.steps.items() if self._gone_on(said, name, step)]
+        assert resumed == list(self.steps) if all_lost else resumed, said
         found = load_search(self.out)[1]
         assert found.complete
         assert [int(t.trial) for t in found.trials] == list(range(trials))
@@ -182,7 +190,7 @@ def test_a_search_outlives_its_processes(out, rates, who, seed):
         search.until(lambda victim=victim: processes(out).get(who) not in (None, victim), 200)
     assert search.wait(500) == 0, search.said + logs(out)
     assert processes(out) == {}
-    before.check(6)
+    before.check(6, all_lost=False)
 
 
 @pytest.mark.slow
@@ -277,7 +285,6 @@ def test_a_signal_to_the_launcher_ends_all(out, rates, signum, code):
     assert "Traceback" not in search.said + logs(out)
     before = Snapshot(out)
     assert {t.state for t in records(out) if not t.ended} == {"interrupted"}
-    assert load_search(out)[1].trials == [*load_search(out)[1].trials]
     go_on(out, "--workers", "2")
     before.check(6)
 
@@ -564,7 +571,7 @@ def test_a_chief_that_is_killed_finds_those_that_joined_again(out, rates):
     address = f"127.0.0.1:{free_port()}"
     leader = chief(out, rates, address, 60, workers=0, trials=3, epochs=20)
     member = join(out, address)
-    leader.until(lambda: under_way(out), 300)
+    leader.until(lambda: "epoch" in logs(out), 300)
     os.kill(processes(out)["chief"], signal.SIGKILL)
     assert leader.wait(400) == 0, leader.said + logs(out)
     assert member.wait(90) == 0, member.said + logs(out)
