@@ -160,6 +160,20 @@ def test_two_workers_search_and_leave_nothing_behind(out):
     assert not list(out.glob("workers/*.beat"))
 
 
+def test_a_search_is_complete_when_no_point_is_left(out, tmp_path):
+    """A logarithmic range of whole numbers has no step, so that nobody counts its points."""
+    space = tmp_path / "few.yaml"
+    space.write_text("parameters:\n  recipe.batch_size: {type: int, min: 30, max: 31, log: true}\n")
+    search = tune(out, *SMALL, "--space", str(space), "--epochs", "1", "--trials", "4", "--out",
+                  str(out))  # fmt: skip
+    assert search.wait(100) == 0, search.said
+    assert sorted(t.values["recipe.batch_size"] for t in records(out)) == [30, 31]
+    assert load_search(out)[1].complete
+    assert "the time is up" not in search.said
+    assert tune(out, "--resume", str(out)).wait(60) == 0
+    assert load_search(out)[1].complete
+
+
 @pytest.mark.slow
 def test_one_process_and_two_draw_the_same_points(out, tmp_path):
     asked = (*SMALL, "--epochs", "1", "--trials", "4", "--seed", "0")

@@ -82,8 +82,12 @@ def planned(asked: schema.SearchConfig) -> int | None:
     if asked.algorithm == "hyperband":
         rounds = [r for bracket in hyperband_plan(asked.base.recipe.epochs) for r in bracket]
         return sum(trials for trials, _ in rounds)
-    sizes = [n for n in (points(asked.space), asked.trials) if n is not None]
-    return min(sizes, default=None)
+    try:
+        number = points(asked.space)
+    except BadInputError:
+        # More than are counted, and than anybody trains.
+        number = None
+    return min((n for n in (number, asked.trials) if n is not None), default=None)
 
 
 def hyperband_plan(epochs: int, factor: int = HYPERBAND_FACTOR) -> list[list[tuple[int, int]]]:
@@ -178,10 +182,19 @@ def _second(pair: tuple[int, float]) -> float:
     return pair[1]
 
 
-def publish(folder: SearchFolder, asked: schema.SearchConfig | None = None) -> Search:
-    """Write `search.json` and `best.yaml`, and return what was found."""
+def publish(
+    folder: SearchFolder, asked: schema.SearchConfig | None = None, *, complete: bool = False
+) -> Search:
+    """Write `search.json` and `best.yaml`, and return what was found.
+
+    Args:
+        folder: the search's.
+        asked: what it was asked for; read if not given.
+        complete: that no point is left, where there are fewer than were planned.
+    """
     asked = asked or folder.asked
     found = snapshot(folder, asked)
+    found = found.model_copy(update={"complete": complete or found.complete})
     if found.best is not None:
         text = to_yaml(best_config(asked, found.best), comment=f"Train it: {found.command}")
         write_atomically(folder.path / "best.yaml", text.encode())

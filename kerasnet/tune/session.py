@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -57,6 +58,7 @@ def search(
         EnvironmentFaultError: the folder cannot be written, or processes are lost over and over.
         InterruptedRunError: by Ctrl-C or SIGTERM; what was trained is kept.
     """
+    complete = False
     with going_on(folder), locked(folder.path, "searched"):
         try:
             with Interruption(console):
@@ -72,8 +74,10 @@ def search(
                     launcher = Launcher(folder, number, threads=threads, address=address,
                                         deadline=deadline, patience=patience)  # fmt: skip
                     _there(folder, launcher, console)
+            # Only time can end a search that has points left.
+            complete = time.monotonic() < deadline
         finally:
-            found = publish(folder)
+            found = publish(folder, complete=complete)
     check_outcome(folder, found)
     return found
 
