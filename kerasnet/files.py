@@ -10,10 +10,13 @@ import platform
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from kerasnet.errors import BadInputError, EnvironmentFaultError, InUseError, is_wrong_name
 
+T = TypeVar("T", bound=BaseModel)
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -226,3 +229,23 @@ def read_json(file: Path, limit: int = 2**26) -> Any:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise BadInputError(f"{file}: not JSON: {error}") from error
+
+
+def checked(cls: type[T], value: Any, file: Path, what: str) -> T:
+    """Return what was read from a file as a model of pydantic's.
+
+    Args:
+        cls: the model.
+        value: plain values, which may come from a stranger.
+        file: where they were read.
+        what: what they should be, such as "a run's summary".
+
+    Raises:
+        BadInputError: they are not; with the first field that is wrong.
+    """
+    try:
+        return cls.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BadInputError(f"{file}: not {what}: {where}: {first['msg']}") from error

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from kerasnet import __version__, schema
 from kerasnet.checkpoint import newest_step
@@ -26,6 +26,7 @@ from kerasnet.document import to_yaml
 from kerasnet.errors import BadInputError
 from kerasnet.files import (
     check_new,
+    checked,
     locked,
     make_folder,
     read_json,
@@ -251,12 +252,7 @@ class Run:
             )
         file = self.path / "summary.json"
         found = _read_object(file)
-        try:
-            Summary.model_validate(found)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise BadInputError(f"{file}: not a run's summary: {where}: {first['msg']}") from error
+        checked(Summary, found, file, "a run's summary")
         return found
 
     def _write(self, name: str, text: str) -> None:

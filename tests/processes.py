@@ -157,3 +157,10 @@ def start(
 def newest_step(run: Path) -> int:
     """Return the step of the newest checkpoint, -1 where there is none."""
     return max((int(f.stem[5:]) for f in run.glob("checkpoints/step-*.safetensors")), default=-1)
+
+
+def fill(file: Path) -> None:
+    """Write until the disk is full."""
+    with file.open("wb", buffering=0) as stream:
+        while True:
+            stream.write(bytes(4096))

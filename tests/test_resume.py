@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import run_cli
-from processes import BUSY, Training, die_at_write, newest_step, start
+from processes import BUSY, Training, die_at_write, fill, newest_step, start
 from rich.console import Console
 
 import kerasnet
@@ -623,27 +623,6 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_last_one(registry, whole, tmp
     again = start("fit", "--resume", str(run), log=tmp_path / "log")
     assert again.wait() == 0, again.said
     same(whole[0], run)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 20 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(place)], capture_output=True
-    )
-    if not mounted or mounted.returncode:
-        pytest.skip("needs the right to mount a file system")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
-
-
-def fill(file: Path) -> None:
-    """Write until the disk is full."""
-    with file.open("wb", buffering=0) as stream:
-        while True:
-            stream.write(bytes(4096))
 
 
 def test_a_disk_that_fills_during_a_run(registry, whole, small_disk, tmp_path):

@@ -7,15 +7,13 @@ import math
 import os
 import random
 import re
-import shutil
 import signal
 import socket
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from processes import CONTEXT, Training, start
+from processes import CONTEXT, Training, fill, start
 from rich.console import Console
 
 from kerasnet.errors import EnvironmentFaultError
@@ -403,27 +401,6 @@ def test_when_all_trials_diverge_it_says_so(out, tmp_path, workers):
 
 
 # ---------------------------------------------------------------------------- a full disk
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 20 MB with a folder for a search."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(place)], capture_output=True
-    )
-    if not mounted or mounted.returncode:
-        pytest.skip("needs the right to mount a file system")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
-
-
-def fill(file: Path) -> None:
-    """Write until the disk is full."""
-    with file.open("wb", buffering=0) as stream:
-        while True:
-            stream.write(bytes(4096))
 
 
 @pytest.mark.slow

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from kerasnet import schema
 from kerasnet.document import read, to_yaml, validate
 from kerasnet.errors import BadInputError
-from kerasnet.files import read_json, write_atomically
+from kerasnet.files import checked, read_json, write_atomically
 from kerasnet.runs import Run
 
 OBJECTIVE = "val_accuracy"
@@ -134,15 +134,8 @@ def open_search(path: str | os.PathLike[str]) -> SearchFolder:
 
 
 def _read_trial(file: Path) -> Trial:
-    try:
-        return Trial.model_validate(read_json(file))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise BadInputError(
-            f"{file}: not a trial's record: {where}: {first['msg']}. Remove the file, and the "
-            "trial is looked at again"
-        ) from error
+    what = "a trial's record (without the file the trial is looked at again)"
+    return checked(Trial, read_json(file), file, what)
 
 
 class Search(BaseModel):
@@ -197,12 +190,7 @@ def load_search(path: str | os.PathLike[str]) -> tuple[SearchFolder, Search]:
     file = folder.path / "search.json"
     if not file.is_file():
         raise BadInputError(f"{path}: no trial has ended yet; look again later")
-    try:
-        return folder, Search.model_validate(read_json(file))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise BadInputError(f"{file}: not a search's outcome: {where}: {first['msg']}") from error
+    return folder, checked(Search, read_json(file), file, "a search's outcome")
 
 
 def shown_value(value: Any) -> str:
