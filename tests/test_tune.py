@@ -440,11 +440,12 @@ def test_a_published_search_is_one_of_a_space_that_ships(file):
     assert "/" not in (found.data_remark or "")
 
 
-def test_the_default_rate_is_the_one_that_was_searched():
+def test_the_default_rate_is_near_the_one_that_was_searched():
     recipe = load_registry().recipes["default"]
     cited = [file for file in PUBLISHED if file.name in recipe.description]
     assert cited, "the recipe names the search that its rate comes from"
     found = Search.model_validate(json.loads(cited[0].read_text()))
     assert found.best is not None
     best = found.best.values["recipe.optimizer.learning_rate"]
-    assert recipe.optimizer.learning_rate == float(f"{best:.1e}")
+    # Of a longer training on more images, less than the best of a short one.
+    assert best / 2 <= recipe.optimizer.learning_rate <= best
