@@ -267,6 +267,7 @@ def test_the_command_writes_the_curve_and_reads_training_images_only(tmp_path, c
     assert not {i.tobytes() for i in images} & {i.tobytes() for i in held_back.images}
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_curve(tmp_path, tiny):
     options = {
         "dataset": "digits", "registry": load_registry(tiny[2]), "limit_train": 100,

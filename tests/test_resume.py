@@ -211,6 +211,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     same(whole[0], run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "moment", ["on_test_begin", pytest.param("on_test_end", marks=pytest.mark.slow)]
 )

@@ -331,6 +331,7 @@ def test_a_signal_to_a_search_in_one_process(out, rates):
 # ---------------------------------------------------------------------------- out of time
 
 
+@pytest.mark.slow
 def test_a_budget_ends_a_search_in_one_process(out, rates):
     search = tune(out, *SMALL, "--space", rates, "--epochs", "100", "--trials", "9", "--budget",
                   "6s", "--out", str(out))  # fmt: skip

@@ -306,6 +306,7 @@ def test_a_configuration_and_what_contradicts_it(trained, capfd):
     assert (code, "--config fixes what --dataset would choose" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_plain_lines_where_standard_output_is_no_terminal(tmp_path, capfd):
     code, out, _ = run_cli(
         capfd, "fit", *SMALL, "--epochs", "1", "--out", str(tmp_path / "a"), "--batch-size", "2"

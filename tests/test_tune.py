@@ -107,6 +107,7 @@ def test_a_search_trains_run_folders_and_never_reads_the_test_set(tmp_path, capf
     assert summary["val_accuracy"] is None
 
 
+@pytest.mark.slow
 def test_a_folder_s_own_validation_images_are_trained_on_in_the_end(tmp_path, capfd):
     from PIL import Image
 
@@ -334,7 +335,7 @@ def test_more_trials_of_a_finished_search(tmp_path, capfd, fake_fit):
     assert "would shorten" in err
 
 
-@pytest.mark.parametrize("algorithm", ["random", "bayesian"])
+@pytest.mark.parametrize("algorithm", ["random", pytest.param("bayesian", marks=pytest.mark.slow)])
 def test_the_same_seed_repeats_a_search(algorithm, tmp_path, capfd, fake_fit):
     def accuracy_of(config):
         return 1 / (1 + abs(np.log10(config.recipe.optimizer.learning_rate) + 2))
