@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 from kerasnet.errors import EnvironmentFaultError
 
@@ -109,6 +110,26 @@ def devices() -> list[str]:
     import torch
 
     return ["cpu:0", *(f"gpu:{i}" for i in range(torch.cuda.device_count()))]
+
+
+def cores() -> int:
+    """Return how many processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def untuned() -> Any:
+    """Return tf.data options without autotuning.
+
+    Its thread sleeps between two looks at the pipeline, at last for a minute, and whoever lets go
+    of an iterator waits for it to wake up: that was up to 20 s at the end of a training.
+    """
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return options
 
 
 @contextlib.contextmanager

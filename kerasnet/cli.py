@@ -513,9 +513,11 @@ def _best_of(search: str, config: str | None, resume: str | None) -> str:
         raise BadInputError("--from-search, --config and --resume exclude each other")
     folder, found = load_search(search)
     if found.best is None:
-        raise BadInputError(
-            f"{search}: no trial has finished yet. Go on with: kerasnet tune --resume {search}"
-        )
+        way = (
+            "None did; search lower learning rates, or another space" if found.complete
+            else f"Go on with: {folder.resume_command}"
+        )  # fmt: skip
+        raise BadInputError(f"{search}: no trial has been trained to its end. {way}")
     return str(folder.path / "best.yaml")
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from kerasnet import __version__, schema
+from kerasnet.backend import cores
 from kerasnet.checkpoint import newest_step
 from kerasnet.config import read_config
 from kerasnet.document import to_yaml
@@ -141,9 +142,7 @@ class Run:
             "python": platform.python_version(),
             "platform": platform.platform(),
             "processor": _processor(),
-            "cpus": len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count(),
+            "cpus": cores(),
             **versions,
             **facts,
         }

@@ -79,7 +79,7 @@ def write_search(
     folder: Path, trials: list[Trial], parameters: dict[str, Any] | None = None, **more: Any
 ) -> Search:
     """Write `search.yaml`, `records/` and `search.json`."""
-    best = best_of(trials)
+    best = best_of(trials, more.get("algorithm", "random"))
     given: dict[str, Any] = {
         "model": "resnet8", "dataset": "digits", "recipe": "digits", "space": "learning_rate",
         "algorithm": "random", "seed": 7, "epochs": 6, "executions": 1, "planned": len(trials),

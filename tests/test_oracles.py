@@ -583,7 +583,9 @@ def kill_and_go_on(
     assert again.exitcode == 0
     assert outcome(folder) == outcome(whole)
     assert all(place.record(name) == trial for name, trial in ended.items())
-    best, expected = best_of(place.records()), best_of(SearchFolder(whole).records())
+    best, expected = (
+        best_of(found.records(), found.asked.algorithm) for found in (place, SearchFolder(whole))
+    )
     assert (best.trial, best.val_accuracy) == (expected.trial, expected.val_accuracy)
     # At most the epoch that was under way was begun twice.
     twice = [line for line, n in collections.Counter(trained(folder)).items() if n > 1]

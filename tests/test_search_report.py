@@ -67,11 +67,13 @@ def small(tmp_path: Path) -> Path:
 
 def test_a_search_of_many_fields(tmp_path: Path) -> None:
     remark = "images stored as JPEG, a little harder than the original"
+    # The line names where the folder is now, not where the search once wrote it.
+    folder = tmp_path / "a & b"
     search = make_search(
-        tmp_path, 14, WIDE, epochs=8, seed=5, data_remark=remark, limit_train=5000,
-        command="kerasnet fit --from-search 'a & b'",
+        folder, 14, WIDE, epochs=8, seed=5, data_remark=remark, limit_train=5000,
+        command="kerasnet fit --from-search elsewhere",
     )  # fmt: skip
-    page, best = page_of(tmp_path), search.best
+    page, best = page_of(folder), search.best
     assert best is not None
     assert best.val_accuracy is not None
     words = page.words
@@ -83,7 +85,7 @@ def test_a_search_of_many_fields(tmp_path: Path) -> None:
         "seed 7",
         "7:28",
         remark,
-        "kerasnet fit --from-search 'a & b'",
+        f"kerasnet fit resnet8 --from-search '{folder}'",
         "No trial has read the test set",
         "a number from 1e-05 to 1, its logarithm uniform",
         "one of cosine, linear, constant",
@@ -208,7 +210,7 @@ def test_several_executions_show_their_range(tmp_path: Path) -> None:
 
 
 def test_missing_run_folders_are_told(small: Path) -> None:
-    assert "missing" not in page_of(small).words
+    assert "missing from their run folders" not in page_of(small).words
     (small / "trials/0001/metrics.csv").unlink()
     assert "1 trial of those trained have no curve" in page_of(small).words
     for name in ("0000", "0002"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -92,10 +91,3 @@ def ready_arrays(config: schema.RunConfig) -> tuple[NDArray[np.float32], NDArray
     shape = (_READY, config.recipe.batch_size)
     images = rng.standard_normal((*shape, *config.input), np.float32)
     return images, rng.integers(0, config.classes, shape).astype(np.int32)
-
-
-def cores() -> int:
-    """Return how many processor cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -15,7 +15,8 @@ from torch import nn
 
 from kerasnet import config as configs
 from kerasnet import schema
-from kerasnet.bench.measure import Clock, cores, highest_rate, ready_arrays
+from kerasnet.backend import cores
+from kerasnet.bench.measure import Clock, highest_rate, ready_arrays
 from kerasnet.keys import TORCH_NAMES, to_torch
 from kerasnet.plan import Layer, Plan
 

@@ -72,6 +72,9 @@ def _normaliser(inference: schema.Inference, shape: tuple[int, ...]) -> Callable
 
 
 _ORDER, _AUGMENT, _MIX = 0, 1, 2
+# Batches made at the same time: each holds memory, and a core makes hundreds of thousands of small
+# images in a second.
+_MOST_CALLS = 8
 
 
 def _key(purpose: int, seed: int, epoch: Any, step: Any) -> Any:
@@ -235,8 +238,9 @@ def _mapped(source: Any, make: Callable[..., Any]) -> Any:
 
     # Neither pipeline branches on a tensor's value, so AutoGraph has nothing to convert.
     made = tf.autograph.experimental.do_not_convert(make)
-    batches = source.map(made, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return batches.prefetch(tf.data.AUTOTUNE)
+    calls = min(backend.cores(), _MOST_CALLS)
+    batches = source.map(made, num_parallel_calls=calls, deterministic=True)
+    return batches.prefetch(2).with_options(backend.untuned())
 
 
 def _labels(split: Split) -> Any:

@@ -286,6 +286,7 @@ def _begun(
 def _resumed(path: str, trials: int | None) -> SearchFolder:
     """Open a search to go on with, with more trials where that is asked for."""
     from kerasnet.config import check
+    from kerasnet.files import locked
     from kerasnet.tune.records import open_search
 
     folder = open_search(path)
@@ -300,7 +301,8 @@ def _resumed(path: str, trials: int | None) -> SearchFolder:
             raise BadInputError(
                 f"--trials {trials} would shorten the search, which has {asked.trials}"
             )
-        folder.write_asked(asked.model_copy(update={"trials": trials}))
+        with locked(folder.path, "searched"):
+            folder.write_asked(asked.model_copy(update={"trials": trials}))
     return folder
 
 
@@ -336,7 +338,7 @@ def _say_result(console: Console, folder: SearchFolder, found: Search) -> None:
     _say(console, f"\n{table(header, rows, header[1:-1])}")
     best = found.best
     if not found.complete:
-        on = f"kerasnet tune --resume {folder.path}"
+        on = folder.resume_command
         _say(console, f"\nthe time is up before all trials have ended; go on with: {on}")
     if best is None:
         _say(console, "\nno trial has been trained to its end")

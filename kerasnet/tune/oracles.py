@@ -6,6 +6,7 @@ where a grid was. What it calls an oracle draws the points and keeps their score
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import random
@@ -20,7 +21,12 @@ import numpy as np
 from keras_tuner.engine import base_tuner, trial
 
 from kerasnet import schema
-from kerasnet.errors import BadInputError, KerasnetError
+from kerasnet.errors import (
+    BadInputError,
+    EnvironmentFaultError,
+    KerasnetError,
+    OutOfTimeError,
+)
 from kerasnet.files import write_atomically
 from kerasnet.tune.records import OBJECTIVE
 from kerasnet.tune.search import HYPERBAND_FACTOR
@@ -30,6 +36,28 @@ Drawn = dict[str, Any]
 # keras-tuner would end a search, and with several processes hang, after a few failures in a row.
 _NEVER = 2**31
 _IDLE_SECONDS = 0.5
+
+
+def _synchronized(method: Callable[..., Any]) -> Callable[..., Any]:
+    """As keras-tuner's, but an error sets `fault` and does not keep the lock."""
+
+    @keras_tuner.synchronized  # type: ignore[untyped-decorator]
+    def held(self: Durable, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs), None
+        except Exception as error:  # noqa: BLE001 - raised once the lock is free
+            known = isinstance(error, KerasnetError)
+            self.fault = error if known else EnvironmentFaultError(f"keras-tuner: {error!r}")
+            return None, error
+
+    @functools.wraps(method)
+    def call(self: Durable, *args: Any, **kwargs: Any) -> Any:
+        found, error = held(self, *args, **kwargs)
+        if error is not None:
+            raise error
+        return found
+
+    return call
 
 
 class Durable(keras_tuner.Oracle):  # type: ignore[misc]
@@ -49,21 +77,22 @@ class Durable(keras_tuner.Oracle):  # type: ignore[misc]
     _retry_queue: list[str]
     _tried_so_far: set[str]
 
-    @keras_tuner.synchronized  # type: ignore[untyped-decorator]
+    @_synchronized
     def create_trial(self, tuner_id: str) -> Any:
         """Return the next trial for a tuner, as keras-tuner does."""
-        try:
-            if time.monotonic() >= self.deadline and tuner_id not in self.ongoing_trials:
-                self.tuner_ids.discard(tuner_id)
-                found = trial.Trial(self.get_space(), status=trial.TrialStatus.STOPPED)
-            else:
-                found = super().create_trial(tuner_id)
-        except KerasnetError as error:
-            self.fault = error
-            raise
+        if time.monotonic() >= self.deadline and tuner_id not in self.ongoing_trials:
+            self.tuner_ids.discard(tuner_id)
+            found = trial.Trial(self.get_space(), status=trial.TrialStatus.STOPPED)
+        else:
+            found = super().create_trial(tuner_id)
         if found.status == trial.TrialStatus.STOPPED:
             self._stopped(tuner_id, found)
         return found
+
+    @_synchronized
+    def update_trial(self, trial_id: str, metrics: dict[str, Any], step: int = 0) -> Any:
+        """Record a trial's score, as keras-tuner does."""
+        return super().update_trial(trial_id, metrics, step=step)
 
     def _stopped(self, tuner_id: str, found: Any) -> None:
         # Whoever trains may be lost, and somebody must be there to go on with its trial.
@@ -73,18 +102,14 @@ class Durable(keras_tuner.Oracle):  # type: ignore[misc]
         else:
             self.over = True
 
-    @keras_tuner.synchronized  # type: ignore[untyped-decorator]
+    @_synchronized
     def end_trial(self, ended: Any) -> None:
         """Record a trial's end, as keras-tuner does."""
         if ended.trial_id in self.end_order:
             # A tuner that was thought to be lost was not, and another went on with its trial.
             self._leave(ended.trial_id)
             return
-        try:
-            super().end_trial(ended)
-        except KerasnetError as error:
-            self.fault = error
-            raise
+        super().end_trial(ended)
         self._leave(ended.trial_id)
 
     def _leave(self, trial_id: str) -> None:
@@ -93,7 +118,7 @@ class Durable(keras_tuner.Oracle):  # type: ignore[misc]
         self.ongoing_trials = {key: t for key, t in under_way if t.trial_id != trial_id}
         self._retry_queue = [key for key in self._retry_queue if key != trial_id]
 
-    @keras_tuner.synchronized  # type: ignore[untyped-decorator]
+    @_synchronized
     def give_up(self, tuner_id: str) -> None:
         """Let another tuner go on with the trial of one that is lost."""
         self.tuner_ids.discard(tuner_id)
@@ -245,12 +270,14 @@ class RunFolderTuner(base_tuner.BaseTuner):  # type: ignore[misc]
         oracle: as `make_oracle` returns it.
         folder: the search's.
         train: takes a trial's name and all that was drawn for it, and returns its score.
+        deadline: of `time.monotonic`; OutOfTimeError ends the search then.
     """
 
     def __init__(
-        self, oracle: Durable, folder: Path, train: Callable[[str, Drawn], float] | None
-    ) -> None:
-        self._train, self._idle = train, False
+        self, oracle: Durable, folder: Path, train: Callable[[str, Drawn], float] | None,
+        deadline: float = math.inf,
+    ) -> None:  # fmt: skip
+        self._train, self._idle, self._deadline = train, False, deadline
         # Without a file of its own it has nothing to reload, and says nothing about it.
         super().__init__(oracle, directory=str(folder), project_name="keras-tuner")
         oracle.verbose = 0
@@ -264,6 +291,9 @@ class RunFolderTuner(base_tuner.BaseTuner):  # type: ignore[misc]
 
     def pre_create_trial(self) -> None:
         """Wait a little where there was nothing to do yet."""
+        if time.monotonic() >= self._deadline:
+            # The chief may have more time than this process.
+            raise OutOfTimeError("the time is up")
         if self._idle:
             time.sleep(_IDLE_SECONDS)
         self._idle = True

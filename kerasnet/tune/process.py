@@ -169,7 +169,9 @@ def _chief(role: Role, folder: SearchFolder) -> None:
         for lost in beats.lost(list(oracle.ongoing_trials)):
             print(f"{lost} is lost; another goes on with its trial", flush=True)
             oracle.give_up(lost)
-        if (oracle.over or time.monotonic() >= deadline) and not oracle.ongoing_trials:
+        # Who joined without a budget of its own would train on; it notices that the chief has left.
+        late = time.monotonic() >= deadline + role.patience
+        if late or ((oracle.over or time.monotonic() >= deadline) and not oracle.ongoing_trials):
             over_since = over_since or time.monotonic()
             # Those that still wait for an answer are told, too.
             wait = role.beat if oracle.tuner_ids else _LAST_ANSWER_SECONDS
@@ -190,7 +192,8 @@ class _Beats:
         for name in names:
             before, since = self._seen.get(name, (None, now))
             try:
-                beat = _beat_file(self.folder, name).read_text()
+                # While it is written, and for good where the disk is full, it is empty.
+                beat = _beat_file(self.folder, name).read_text() or before or ""
             except FileNotFoundError:
                 beat = ""
             except OSError:
@@ -286,8 +289,10 @@ class _Pulse:
     def stop(self) -> None:
         """Say that it leaves; it says nothing after that."""
         self._writing.acquire()
-        with contextlib.suppress(OSError):
-            self.file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError, ValueError):
+            # After its launcher was lost, another process may have its name by now.
+            if json.loads(self.file.read_text())["process"] == os.getpid():
+                self.file.unlink(missing_ok=True)
 
 
 def _asking(role: Role, lost: threading.Event) -> Callable[[], None]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,11 @@ class SearchFolder:
         """What was asked for; DocumentError where it is missing or wrong."""
         return validate(schema.SearchConfig, read(self.path / "search.yaml"))
 
+    @property
+    def resume_command(self) -> str:
+        """The shell line that goes on with this search."""
+        return shlex.join(["kerasnet", "tune", "--resume", str(self.path)])
+
     def run(self, trial: str, execution: int = 0) -> Run:
         """Return a trial's run folder; `execution` counts from 0."""
         name = trial if execution == 0 else f"{trial}-{execution + 1}"
@@ -80,8 +86,8 @@ class SearchFolder:
 
     def write_asked(self, asked: schema.SearchConfig) -> None:
         """Write `search.yaml`."""
-        text = to_yaml(asked, comment="What this search was asked for. Go on with it: kerasnet "
-                                      f"tune --resume {self.path}")  # fmt: skip
+        comment = f"What this search was asked for. Go on with it: {self.resume_command}"
+        text = to_yaml(asked, comment=comment)
         write_atomically(self.path / "search.yaml", text.encode())
 
     def record(self, trial: str) -> Trial | None:
@@ -171,13 +177,14 @@ class Search(BaseModel):
                       reverse=True)  # fmt: skip
 
 
-def best_of(trials: list[Trial]) -> Trial | None:
+def best_of(trials: list[Trial], algorithm: str) -> Trial | None:
     """Return the trial of the highest validation accuracy among those trained to their end."""
     finished = [t for t in trials if t.state == "finished" and t.val_accuracy is not None]
-    # Of hyperband's trials, only those that came to the longest training can be compared.
-    longest = max((t.epochs for t in finished), default=0)
-    last = [t for t in finished if t.epochs == longest]
-    return max(last, key=lambda t: t.val_accuracy or 0.0, default=None)
+    if algorithm == "hyperband":
+        # Only those that came to the longest training can be compared.
+        longest = max((t.epochs for t in finished), default=0)
+        finished = [t for t in finished if t.epochs == longest]
+    return max(finished, key=lambda t: t.val_accuracy or 0.0, default=None)
 
 
 def load_search(path: str | os.PathLike[str]) -> tuple[SearchFolder, Search]:
@@ -189,7 +196,10 @@ def load_search(path: str | os.PathLike[str]) -> tuple[SearchFolder, Search]:
     folder = open_search(path)
     file = folder.path / "search.json"
     if not file.is_file():
-        raise BadInputError(f"{path}: no trial has ended yet; look again later")
+        raise BadInputError(
+            f"{path}: no trial has ended yet; look again later, or go on with: "
+            f"{folder.resume_command}"
+        )
     return folder, checked(Search, read_json(file), file, "a search's outcome")
 
 

@@ -29,13 +29,8 @@ from kerasnet.page import clean, percent, plural, render, shortened
 from kerasnet.progress import duration
 from kerasnet.tune import figures
 from kerasnet.tune.figures import Axis, Curve, axes_of
-from kerasnet.tune.records import (
-    Search,
-    SearchFolder,
-    Trial,
-    best_of,
-    load_search,
-)
+from kerasnet.tune.records import Search, SearchFolder, Trial, load_search
+from kerasnet.tune.search import fit_command
 
 Context = dict[str, Any]
 
@@ -70,7 +65,7 @@ def _read(directory: str | os.PathLike[str]) -> _Found:
         folder=folder.path,
         asked=folder.asked,
         search=search,
-        best=search.best or best_of(search.trials),
+        best=search.best,
         curves={trial.trial: _curve(folder, trial) for trial in search.trials},
         newer=[t.trial for t in folder.records() if t.ended and t.trial not in known],
     )
@@ -223,9 +218,11 @@ def _without_run(found: _Found) -> int:
 
 def _best(found: _Found) -> Context:
     """Return the best values and the line that retrains them."""
-    best, search = found.best, found.search
+    best = found.best
     values = [(clean(path), _written(value)) for path, value in best.values.items()] if best else []
-    return {"chosen": values, "command": clean(search.command or "")}
+    # By where the folder is now; it may have been moved since.
+    command = fit_command(SearchFolder(found.folder), found.asked.base) if best else ""
+    return {"chosen": values, "command": clean(command)}
 
 
 def _written(value: Any) -> str:

@@ -155,7 +155,7 @@ def snapshot(folder: SearchFolder, asked: schema.SearchConfig | None = None) -> 
     trials = [t if t.ended else _so_far(folder, t) for t in folder.records()]
     number, base = planned(asked), asked.base
     ended = sum(trial.ended for trial in trials)
-    best = best_of(trials)
+    best = best_of(trials, asked.algorithm)
     return Search(
         model=base.architecture.name, dataset=base.data.name,
         data_remark=next((t.data_remark for t in trials if t.data_remark), None),
@@ -244,8 +244,12 @@ def check_outcome(folder: SearchFolder, found: Search) -> None:
 
 
 @contextlib.contextmanager
-def going_on(folder: SearchFolder) -> Iterator[None]:
+def going_on(folder: SearchFolder, command: str | None = None) -> Iterator[None]:
     """Say how to go on with a search that is interrupted or meets a fault.
+
+    Args:
+        folder: the search's.
+        command: the shell line that does; the search's own if not given.
 
     Raises:
         InterruptedRunError: by Ctrl-C or SIGTERM.
@@ -253,7 +257,7 @@ def going_on(folder: SearchFolder) -> Iterator[None]:
     """
     from kerasnet.interruption import Interrupted
 
-    on = f"Go on with: kerasnet tune --resume {folder.path}"
+    on = f"Go on with: {command or folder.resume_command}"
     try:
         yield
     except Interrupted as error:
@@ -284,9 +288,11 @@ def search_here(folder: SearchFolder, console: Console, deadline: float = math.i
 
     runner, oracle = TrialRunner(folder, console, deadline), make_oracle(folder.asked)
     oracle.deadline = deadline
-    tuner = RunFolderTuner(oracle, folder.path, runner)
+    tuner = RunFolderTuner(oracle, folder.path, runner, deadline)
     try:
         tuner.search()
+    except OutOfTimeError:
+        return
     except keras_tuner.errors.FatalError as error:
         assert runner.fault is not None, "only this runner ends a search"
         if not isinstance(runner.fault, OutOfTimeError):

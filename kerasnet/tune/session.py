@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -121,7 +122,8 @@ def join(
         EnvironmentFaultError: the chief does not answer, or processes are lost over and over.
         InterruptedRunError: by Ctrl-C or SIGTERM; what was trained is kept.
     """
-    with going_on(folder), Interruption(console):
+    again = shlex.join(["kerasnet", "tune", "--join", address, "--out", str(folder.path)])
+    with going_on(folder, again), Interruption(console):
         launcher = Launcher(folder, workers, threads=threads, address=address, chief=False,
                             deadline=deadline, patience=patience)  # fmt: skip
         _there(folder, launcher, console)

@@ -68,6 +68,9 @@ class TrialRunner:
             FailedTrialError: it cannot be trained.
             FatalError: the search cannot go on here; `fault` says why.
         """
+        if self.asked.base.precision.requested == "auto":
+            # Who joined while the first machine still measured it has read that it is not known.
+            self.asked = self.folder.asked
         try:
             ended = self._ended(name, drawn)
         except KerasnetError as error:
@@ -119,7 +122,7 @@ class TrialRunner:
 
     def _begun(self, name: str, drawn: Mapping[str, Any], known: Trial | None) -> Trial:
         values = point(self.asked.space, drawn)
-        epochs = int(drawn.get("tuner/epochs", self.asked.base.recipe.epochs))
+        epochs = int(drawn["tuner/epochs"] if "tuner/epochs" in drawn else self._epochs(values))
         continues = drawn.get("tuner/trial_id")
         before = self.folder.record(continues) if continues else None
         runs = before.runs if before else [
@@ -135,6 +138,14 @@ class TrialRunner:
         self.folder.write_record(trial)
         return trial
 
+    def _epochs(self, values: Mapping[str, Any]) -> int:
+        """Return a point's epochs, which a space may vary."""
+        try:
+            return apply(self.asked.base, self.asked.space, values).recipe.epochs
+        except BadInputError:
+            # It is told of where the trial would begin.
+            return self.asked.base.recipe.epochs
+
     def _runs(self, runs: list[str]) -> list[Run]:
         return [Run(self.folder.path / run) for run in runs]
 
@@ -148,7 +159,7 @@ class TrialRunner:
         if before is not None and before.state in ("diverged", "failed"):
             return trial.model_copy(update=before.model_dump(include=_END))
         scores: list[float] = []
-        seconds, best = -(before.seconds if before else 0.0), None
+        seconds, best = -self._seconds_before(trial), None
         for execution, run in enumerate(self._runs(trial.runs)):
             summary = self._fit(trial, run, execution)
             if summary[OBJECTIVE] is None:
@@ -164,6 +175,11 @@ class TrialRunner:
             }
         )  # fmt: skip
 
+    def _seconds_before(self, trial: Trial) -> float:
+        """Return what its runs had taken when it began."""
+        before = self.folder.record(trial.continues) if trial.continues else None
+        return before.seconds + self._seconds_before(before) if before else 0.0
+
     def _fit(self, trial: Trial, run: Run, execution: int) -> dict[str, Any]:
         config = self._config(trial, run, execution)
         if not (run.path / "config.yaml").is_file():
@@ -172,7 +188,12 @@ class TrialRunner:
             return run.summary()
         keras.backend.clear_session(free_memory=True)
         left = None if self.deadline == math.inf else self.deadline - time.monotonic()
+        if left is not None and left <= 0:
+            raise OutOfTimeError(f"{run.path}: the time is up")
         watch = self._watch(trial) if execution == 0 else None
+        if watch is not None and (rows := run.metrics()):
+            # A process that was lost may not have come to it.
+            watch(rows[-1])
         return fit(
             run, config=config, console=self.console, test=False, on_epoch=watch, seconds=left
         )
@@ -218,7 +239,9 @@ class TrialRunner:
                 update["error"] = f"{type(error).__name__}: {error}"
         if isinstance(error, KerasnetError):
             update["exit_code"] = error.exit_code
-        update["seconds"] = sum(row["seconds"] or 0.0 for row in run.timing())
+        timing = [row for run in self._runs(trial.runs) for row in run.timing()]
+        seconds = sum(row["seconds"] or 0.0 for row in timing) - self._seconds_before(trial)
+        update["seconds"] = max(0.0, seconds)
         self.console.print(f"{update['state']}: {update['error']}", markup=False, highlight=False)
         return trial.model_copy(update=update)
 
@@ -228,16 +251,18 @@ class TrialRunner:
         """Return what looks at a trial after each epoch, where hopeless ones end early."""
         if not self.asked.stop_early or self.asked.algorithm == "hyperband":
             return None
-        best = [0.0]
+        run = self._runs(trial.runs)[0]
 
         def look(row: dict[str, Any]) -> None:
-            epoch, score = row["epoch"], row[OBJECTIVE]
-            best[0] = max(best[0], score or 0.0)
+            epoch = int(row["epoch"])
+            # Also of epochs that other processes trained, before this one went on.
+            before = [r for r in run.metrics() if (r["epoch"] or 0) < epoch]
+            best = max(r[OBJECTIVE] or 0.0 for r in [*before, row])
             median = self._median(epoch)
-            if median is not None and best[0] < median and epoch < trial.epochs:
+            if median is not None and best < median and epoch < trial.epochs:
                 raise Hopeless(
                     f"stopped after epoch {epoch}: its best validation accuracy so far, "
-                    f"{best[0]:.4f}, is below {median:.4f}, the median of the other trials"
+                    f"{best:.4f}, is below {median:.4f}, the median of the other trials"
                 )
 
         return look
