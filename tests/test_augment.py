@@ -302,8 +302,9 @@ def test_nobody_waits_for_autotuning_to_wake_up() -> None:
         split(33), inference=given, augment=EVERYTHING, allowed=schema.Allowed(), batch_size=8,
         seed=0, epochs=1,
     )  # fmt: skip
-    for pipeline in (training, data.evaluation_pipeline(split(9), inference=given, batch_size=4)):
-        assert pipeline.options().autotune.enabled is False
+    evaluation = data.evaluation_pipeline(split(9), inference=given, batch_size=4)
+    for found in (training, evaluation):
+        assert found.options().autotune.enabled is False
 
 
 def test_mean_and_std_must_fit_the_channels() -> None:

@@ -46,8 +46,10 @@ def _synchronized(method: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return method(self, *args, **kwargs), None
         except Exception as error:  # noqa: BLE001 - raised once the lock is free
-            known = isinstance(error, KerasnetError)
-            self.fault = error if known else EnvironmentFaultError(f"keras-tuner: {error!r}")
+            self.fault = (
+                error if isinstance(error, KerasnetError)
+                else EnvironmentFaultError(f"keras-tuner: {error!r}")
+            )  # fmt: skip
             return None, error
 
     @functools.wraps(method)
