@@ -648,6 +648,7 @@ def _say_result(console: Console, result: dict[str, Any]) -> None:
 @app.command(
     epilog=_example(
         "kerasnet evaluate runs/resnet50-digits-20260101-120000 --json",
+        "kerasnet evaluate runs/resnet20-cifar10-20260101-120000 --tta flip",
         "kerasnet evaluate --model resnet50 --weights resnet50.ckpt --dataset cifar10",
     )
 )
