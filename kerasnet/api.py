@@ -332,6 +332,7 @@ def evaluate(
     dataset: str = "cifar10",
     data_dir: str | None = None,
     best: bool = False,
+    tta: Literal["flip"] | None = None,
     registry: Registry | None = None,
 ) -> dict[str, Any]:
     """Measure the test accuracy of a run's weights again, or that of a weights file.
@@ -343,34 +344,41 @@ def evaluate(
         dataset: as for `fit`, normalised as the registry says.
         data_dir: folder searched first for the data.
         best: the weights of a run's best validation accuracy instead of the last.
+        tta: test-time augmentation, `flip`: the mean of the logits of each image and of its mirror
+            image; not for a data set that forbids flips.
         registry: where the model is; the built-in one if not given.
 
     Returns:
-        `test_accuracy` (a fraction), `test_loss`, `test_images` and what was evaluated.
+        `test_accuracy` (a fraction), `test_loss`, `test_images` and what was evaluated, never with
+        test-time augmentation. With `tta`, beside them `tta`, `test_accuracy_tta` and
+        `test_loss_tta`, from the same reading of the test set.
 
     Raises:
-        BadInputError: the weights or the data are not there or do not fit.
+        BadInputError: the weights or the data are not there or do not fit, or `tta` is none that
+            the data set allows.
     """
     from kerasnet import backend
-    from kerasnet.config import check, for_weights
+    from kerasnet.config import check, check_tta, for_weights
     from kerasnet.runs import load_run
 
     if run is not None:
         if model is not None or weights is not None:
             raise BadInputError("evaluate takes a run, or a model and weights, not both")
         opened = run if isinstance(run, Run) else load_run(run)
+        check_tta(opened.config, tta)
         backend.load()
         from kerasnet.train import evaluate as measure
 
-        return measure(opened, data_dir=data_dir, best=best)
+        return measure(opened, data_dir=data_dir, best=best, tta=tta)
     if model is None or weights is None or best:
         raise BadInputError("evaluate needs a run, or a model and weights; `best` goes with a run")
     config = for_weights(model, weights, dataset=dataset, data_dir=data_dir, registry=registry)
+    check_tta(config, tta)
     check(config)
     backend.load()
     from kerasnet.train import evaluate_weights
 
-    return evaluate_weights(config)
+    return evaluate_weights(config, tta=tta)
 
 
 def convert_weights(

@@ -650,6 +650,7 @@ def _say_result(console: Console, result: dict[str, Any]) -> None:
 @app.command(
     epilog=_example(
         "kerasnet evaluate runs/resnet50-digits-20260101-120000 --json",
+        "kerasnet evaluate runs/resnet20-cifar10-20260101-120000 --tta flip",
         "kerasnet evaluate --model resnet50 --weights resnet50.ckpt --dataset cifar10",
     )
 )
@@ -669,6 +670,12 @@ def evaluate(
     best: Annotated[
         bool, typer.Option("--best", help="Weights of the best validation accuracy.")
     ] = False,
+    tta: Annotated[
+        str | None,
+        typer.Option(
+            metavar="flip", help="Measure also by each image and its mirror image together."
+        ),
+    ] = None,
     registry: RegistryOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -682,7 +689,7 @@ def evaluate(
             )
         result = measure(
             model=model, weights=weights, dataset=dataset or "cifar10", data_dir=data_dir,
-            registry=_registry(registry),
+            tta=tta, registry=_registry(registry),  # type: ignore[arg-type]
         )  # fmt: skip
     else:
         others = {"--model": model, "--weights": weights, "--dataset": dataset,
@@ -690,7 +697,7 @@ def evaluate(
         given = [option for option, value in others.items() if value is not None]
         if given:
             raise BadInputError(f"{', '.join(given)}: a run folder says all of this; leave it out")
-        result = _evaluate_run(run, data_dir, best)
+        result = _evaluate_run(run, data_dir, best, tta)
     if as_json:
         _print_json(result)
     else:
@@ -700,20 +707,27 @@ def evaluate(
             f"{result['test_accuracy']:.2%} on {result['test_images']:,} images (test loss "
             f"{result['test_loss']:.4f})",
         )
+        if tta:
+            _say(
+                _console(),
+                f"with test-time augmentation ({tta}): {result['test_accuracy_tta']:.2%} (test "
+                f"loss {result['test_loss_tta']:.4f})",
+            )
 
 
-def _evaluate_run(folder: str, data_dir: str | None, best: bool) -> dict[str, Any]:
+def _evaluate_run(folder: str, data_dir: str | None, best: bool, tta: str | None) -> dict[str, Any]:
     from kerasnet.api import evaluate as measure
-    from kerasnet.config import check, with_values
+    from kerasnet.config import check, check_tta, with_values
     from kerasnet.runs import load_run
 
     opened = load_run(folder)
+    check_tta(opened.config, tta)
     # The weights that the run began with are not needed any more.
     values: dict[str, Any] = {"weights": None}
     if data_dir:
         values["data.data_dir"] = data_dir
     check(with_values(opened.config, values))
-    return measure(opened, data_dir=data_dir, best=best)
+    return measure(opened, data_dir=data_dir, best=best, tta=tta)  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------------- weights

@@ -41,6 +41,8 @@ OPTION_PATHS = {
     "on_nan": "execution.on_nan",
     "lr_find": "lr_find",
 }
+# Test-time augmentations.
+TTA = ("flip",)
 # In place of a learning rate: measure it.
 FIND = "find"
 _FILES = ("data.data_dir", "weights")
@@ -265,6 +267,23 @@ def check(config: schema.RunConfig, weights: bool = True) -> Plan:
     if config.weights and weights:
         check_weights(made, config.weights, reset_head=config.reset_head)
     return made
+
+
+def check_tta(config: schema.RunConfig, tta: str | None) -> None:
+    """Refuse test-time augmentation that the data set forbids.
+
+    Raises:
+        BadInputError: it does, or there is none of that name.
+    """
+    if tta is None:
+        return
+    if tta not in TTA:
+        raise BadInputError(f"--tta takes flip, not '{shown(tta)}'. {did_you_mean(tta, TTA)}")
+    if not config.data.spec.augment.flip:
+        raise BadInputError(
+            f"--tta flip: data set '{config.data.name}' forbids flips, for a mirror image may be "
+            "of another class; leave it out"
+        )
 
 
 def plan(config: schema.RunConfig) -> Plan:

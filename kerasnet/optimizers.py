@@ -6,7 +6,8 @@ and writing the same memory again, and in `resnet50` into dispatching thousands 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -32,7 +33,31 @@ class _FusedDecay:
                 )
 
 
-class FusedAdam(_FusedDecay, keras.optimizers.Adam):  # type: ignore[misc]
+class _RateFactors:
+    """Learning rates of some variables that are multiples of the others'."""
+
+    _rate_factors: Mapping[Any, float] = MappingProxyType({})
+
+    def multiply_learning_rate(self, variables: Iterable[Any], factor: float) -> None:
+        """Update variables by `factor` times the learning rate (Page 2019).
+
+        Weight decay goes on by the plain rate, and clipping sees the gradients as they are.
+
+        Args:
+            variables: of the model; those named before go back to the plain rate.
+            factor: 1 changes nothing, not even the last digit.
+        """
+        made = {self._var_key(v): factor for v in variables} if factor != 1 else {}  # type: ignore[attr-defined]
+        # A plain dictionary would become one of TensorFlow's, that keeps its values for saving.
+        self._rate_factors = MappingProxyType(made)
+
+    def _rate(self, variable: Any, learning_rate: Any) -> Any:
+        """Return a variable's learning rate, a scalar of the plain one's type."""
+        factor = self._rate_factors.get(self._var_key(variable))  # type: ignore[attr-defined]
+        return learning_rate if factor is None else learning_rate * factor
+
+
+class FusedAdam(_FusedDecay, _RateFactors, keras.optimizers.Adam):  # type: ignore[misc]
     """Adam (Kingma & Ba 2015), with the state and the arithmetic of `keras.optimizers.Adam`."""
 
     def _backend_update_step(self, grads: Any, variables: Any, learning_rate: Any) -> None:
@@ -54,7 +79,7 @@ class FusedAdam(_FusedDecay, keras.optimizers.Adam):  # type: ignore[misc]
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update one variable."""
         if not on_tensorflow() or self.amsgrad:
-            super().update_step(gradient, variable, learning_rate)
+            super().update_step(gradient, variable, self._rate(variable, learning_rate))
             return
         import tensorflow as tf
 
@@ -64,24 +89,25 @@ class FusedAdam(_FusedDecay, keras.optimizers.Adam):  # type: ignore[misc]
             m=self._momentums[index].value.handle,
             v=self._velocities[index].value.handle,
             grad=tf.cast(gradient, variable.dtype),
-            **self._shared,
+            **self._shared | {"lr": self._rate(variable, self._shared["lr"])},
         )
 
 
-class FusedSGD(_FusedDecay, keras.optimizers.SGD):  # type: ignore[misc]
+class FusedSGD(_FusedDecay, _RateFactors, keras.optimizers.SGD):  # type: ignore[misc]
     """SGD with momentum, with the state and the arithmetic of `keras.optimizers.SGD`."""
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update one variable."""
+        rate = self._rate(variable, learning_rate)
         if not on_tensorflow() or not self.momentum:
-            super().update_step(gradient, variable, learning_rate)
+            super().update_step(gradient, variable, rate)
             return
         import tensorflow as tf
 
         tf.raw_ops.ResourceApplyKerasMomentum(
             var=variable.handle,
             accum=self.momentums[self._get_variable_index(variable)].value.handle,
-            lr=tf.cast(learning_rate, tf.float32),
+            lr=tf.cast(rate, tf.float32),
             grad=tf.cast(gradient, variable.dtype),
             momentum=self.momentum,
             use_nesterov=self.nesterov,

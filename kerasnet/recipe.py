@@ -168,10 +168,11 @@ def make_optimizer(
     """Return a recipe's Keras optimiser.
 
     Args:
-        recipe: optimiser, schedule, decay, clipping and averaging.
+        recipe: optimiser, schedule, learning-rate factors, decay, clipping and averaging.
         steps_per_epoch: optimiser steps in one epoch.
         horizon: epochs the schedule spans.
-        variables: the model's trainable variables, of which some are not decayed.
+        variables: the model's trainable variables, of which some are not decayed, and some have a
+            learning rate of their own.
         rate_scale: a factor of every learning rate, below 1 after a run was rolled back.
         rate: a Keras schedule in place of the recipe's.
     """
@@ -197,6 +198,9 @@ def make_optimizer(
         kept = [v for v in variables if v.name != "kernel"]
         if kept:
             made.exclude_from_weight_decay(var_list=kept)
+    made.multiply_learning_rate(
+        [v for v in variables if v.name == "beta"], recipe.learning_rate_factors.norm_bias
+    )
     # `Model.fit` would end by writing the averages over the weights, from which a run could not
     # go on.
     made.finalize_variable_values = lambda variables: None

@@ -823,6 +823,7 @@ def _setup(config: RunConfig | None) -> list[tuple[str, str]]:
         ("Optimiser", _phrase(recipe.optimizer)),
         ("Schedule", f"{_phrase(recipe.schedule)}, over {plural(config.horizon, 'epoch')}"),
         ("Batch size", f"{recipe.batch_size:,}"),
+        ("Learning-rate factors", _phrase(recipe.learning_rate_factors)),
         ("Weight decay", _phrase(recipe.weight_decay) if recipe.weight_decay else "none"),
         ("Label smoothing", f"{recipe.label_smoothing:g}"),
         ("Gradient clip", f"{recipe.gradient_clip:g}" if recipe.gradient_clip else "none"),

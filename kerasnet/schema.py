@@ -44,6 +44,7 @@ MAX_OPS = 100
 MAX_BATCH = 65_536
 MAX_EPOCHS = 100_000
 MAX_VALUES = 300
+MAX_FACTOR = 1_000.0
 
 
 class Strict(BaseModel):
@@ -634,6 +635,18 @@ class WeightDecay(Strict):
     )
 
 
+class LearningRateFactors(Strict):
+    """What the learning rate of some variables is times the others' (Page 2019).
+
+    It is the rate that is multiplied, not the gradient, which Adam would divide by again. Weight
+    decay with `on: all` goes on by the plain rate, as in Jordan 2024, section 3.4.
+    """
+
+    norm_bias: Annotated[float, Field(gt=0, le=MAX_FACTOR)] = Field(
+        1.0, description="of batch normalisation's offsets, beta; Jordan 2024 takes 64"
+    )
+
+
 class Constant(Strict):
     """The optimiser's learning rate throughout."""
 
@@ -722,7 +735,12 @@ class Augment(Strict):
     """
 
     crop: Crop | None = None
-    flip: Literal["none", "horizontal"] = Field("none", description="with probability one half")
+    flip: Literal["none", "horizontal", "alternating"] = Field(
+        "none",
+        description="horizontal: mirrored with probability one half; alternating: so in the first "
+        "epoch, and from then on the other way round than in the epoch before (Jordan 2024, "
+        "section 3.6)",
+    )
     rand_augment: RandAugment | None = None
     cutout: Cutout | None = None
     mixup: Mixup | None = None
@@ -757,6 +775,7 @@ class Recipe(Strict):
     schedule: Schedule = Field(
         default_factory=Constant, description="how the learning rate changes"
     )
+    learning_rate_factors: LearningRateFactors = Field(default_factory=LearningRateFactors)
     weight_decay: WeightDecay | None = None
     label_smoothing: Fraction = Field(
         0.0, description="share of each target that is spread over all classes"

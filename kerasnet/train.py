@@ -10,10 +10,11 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from kerasnet import backend, precision, range_test, schema
@@ -52,6 +53,9 @@ from kerasnet.training import (
     TrainingData,
     metrics_of,
 )
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 
 # A learning rate a thousand times lower that still diverges is not the learning rate's fault.
 MAX_ROLLBACKS = 10
@@ -498,37 +502,63 @@ def _summary(training: Training) -> dict[str, Any]:
 
 
 def test_model(
-    model: keras.Model, config: schema.RunConfig, source: datasets.ImageData, run: Run | None
-) -> dict[str, Any]:
+    model: keras.Model, config: schema.RunConfig, source: datasets.ImageData, run: Run | None,
+    tta: Literal["flip"] | None = None,  # noqa: PT028
+) -> dict[str, Any]:  # fmt: skip
     """Read the test set and return `test_accuracy`, a fraction, `test_loss` and `test_images`.
 
     The loss is the cross-entropy without label smoothing. With a run, its `predictions.npz` is
     written.
+
+    Args:
+        model: the configuration's.
+        config: the run's.
+        source: the data set, read once.
+        run: where the predictions are written, if anywhere.
+        tta: `flip`: measure once more, by the mean of the logits of each image and of its mirror
+            image (Jordan 2024, section 3.5), as `test_accuracy_tta` and `test_loss_tta`. What is
+            measured without it, and written, stays what it is.
     """
     split = source.load("test")
     pipeline = datasets.evaluation_pipeline(
         split, inference=source.inference, batch_size=config.execution.evaluation_batch_size
     )
     logits = np.asarray(model.predict(pipeline, verbose=0), "float64")
-    logits -= logits.max(axis=1, keepdims=True)
-    log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     if run is not None:
-        run.write_predictions(split.labels, np.exp(log_probabilities))
-    chosen = log_probabilities[np.arange(len(split)), split.labels]
-    return {
-        "test_accuracy": float((logits.argmax(axis=1) == split.labels).mean()),
-        "test_loss": float(-chosen.mean()),
-        "test_images": len(split),
-    }
+        run.write_predictions(split.labels, np.exp(_log_probabilities(logits)))
+    accuracy, loss = _scores(logits, split.labels)
+    found = {"test_accuracy": accuracy, "test_loss": loss, "test_images": len(split)}
+    if tta is None:
+        return found
+    mirrored = pipeline.map(lambda images, labels: (images[:, :, ::-1], labels))
+    both = (logits + np.asarray(model.predict(mirrored, verbose=0), "float64")) / 2
+    accuracy, loss = _scores(both, split.labels)
+    return {**found, "tta": tta, "test_accuracy_tta": accuracy, "test_loss_tta": loss}
 
 
-def evaluate(run: Run, *, data_dir: str | None = None, best: bool = False) -> dict[str, Any]:
+def _log_probabilities(logits: FloatArray) -> FloatArray:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    found: FloatArray = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return found
+
+
+def _scores(logits: FloatArray, labels: IntArray) -> tuple[float, float]:
+    """Return the accuracy and the mean cross-entropy of logits (n, classes), labels (n,)."""
+    chosen = _log_probabilities(logits)[np.arange(len(labels)), labels]
+    return float((logits.argmax(axis=1) == labels).mean()), float(-chosen.mean())
+
+
+def evaluate(
+    run: Run, *, data_dir: str | None = None, best: bool = False,
+    tta: Literal["flip"] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Evaluate a run's weights on its test set.
 
     Args:
         run: a run folder with weights.
         data_dir: folder searched first for the data; the run's own if not given.
         best: use the weights of the best validation accuracy instead of the last.
+        tta: as for `test_model`; the caller has seen that the data set allows it.
 
     Raises:
         BadInputError: there are no such weights, or the data are not found.
@@ -539,11 +569,13 @@ def evaluate(run: Run, *, data_dir: str | None = None, best: bool = False) -> di
         raise BadInputError(f"{weights}: this run has no such weights yet")
     # The head is the run's own by now.
     config = config.model_copy(update={"weights": str(weights), "reset_head": False})
-    return evaluate_weights(config, data_dir=data_dir)
+    return evaluate_weights(config, data_dir=data_dir, tta=tta)
 
 
-def evaluate_weights(config: schema.RunConfig, *, data_dir: str | None = None) -> dict[str, Any]:
-    """Evaluate the weights file that a configuration names on its test set.
+def evaluate_weights(
+    config: schema.RunConfig, *, data_dir: str | None = None, tta: Literal["flip"] | None = None
+) -> dict[str, Any]:
+    """Evaluate the weights file that a configuration names on its test set; `tta` as `evaluate`.
 
     Raises:
         BadInputError: the weights do not fit the model, or the data are not found.
@@ -552,7 +584,7 @@ def evaluate_weights(config: schema.RunConfig, *, data_dir: str | None = None) -
         config.data.name, spec=config.data.spec, data_dir=data_dir or config.data.data_dir,
         size=(config.input[0], config.input[1]),
     )  # fmt: skip
-    found = test_model(make_model(config), config, source, None)
+    found = test_model(make_model(config), config, source, None, tta)
     return {
         "model": config.architecture.name,
         "dataset": config.data.name,

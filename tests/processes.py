@@ -34,6 +34,7 @@ recipes:
     batch_size: 20
     optimizer: {type: adam, learning_rate: 3e-3}
     schedule: {type: one_cycle, peak: 0.3}
+    learning_rate_factors: {norm_bias: 8}
     weight_decay: {rate: 0.01, on: kernels}
     label_smoothing: 0.1
     gradient_clip: 1.0

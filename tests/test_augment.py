@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import zlib
 from collections import Counter
 from typing import Any
 
@@ -20,6 +21,7 @@ tf = pytest.importorskip("tensorflow")
 
 CROP = schema.Crop(padding=4)
 EVERYTHING = schema.Augment(crop=CROP, flip="horizontal", cutout=schema.Cutout(size=8))
+ALTERNATING = schema.Augment(flip="alternating")
 FILL = [1, 2, 3]
 
 
@@ -98,6 +100,77 @@ def test_flips_alone_happen_half_of_the_time() -> None:
     assert stats.binomtest(seen[image.tobytes()], 10_000).pvalue > 0.001
 
 
+def ways(part: data.Split, epochs: int, **arguments: Any) -> np.ndarray:
+    """Whether each image is mirrored in each epoch under alternating flips, (epochs, images)."""
+    arguments = {"batch_size": len(part), "seed": 5, **arguments}
+    images, labels = (
+        np.concatenate(kind)
+        for kind in zip(*batches(part, ALTERNATING, epochs=epochs, **arguments), strict=True)
+    )
+    given = inference()
+    plain = ((part.images / 255 - given.mean) / given.std)[labels]
+    same, mirrored = (
+        np.abs(images - expected).max(axis=(1, 2, 3)) < 1e-4
+        for expected in (plain, plain[:, :, ::-1])
+    )
+    assert (same ^ mirrored).all()
+    order = labels.reshape(epochs, -1)
+    assert (np.sort(order) == np.arange(len(part))).all()
+    return np.take_along_axis(mirrored.reshape(epochs, -1), np.argsort(order), axis=1)
+
+
+def test_alternating_flips_show_each_image_both_ways_in_any_two_epochs() -> None:
+    found = ways(split(400), 4)
+    np.testing.assert_array_equal(found[1:], ~found[:-1])
+    assert stats.binomtest(int(found[0].sum()), 400).pvalue > 0.001
+    # Neighbours in the data set begin independently of each other.
+    changes = int((found[0, 1:] != found[0, :-1]).sum())
+    assert stats.binomtest(changes, 399).pvalue > 0.001
+
+
+def test_alternating_flips_depend_on_seed_epoch_and_image_alone() -> None:
+    part = split(40)
+    found = ways(part, 3)
+    np.testing.assert_array_equal(ways(part, 3, batch_size=8), found)
+    assert (ways(part, 3, seed=6) != found).any()
+    # An image is known by its place, not by how many there are or what it shows.
+    more = data.Split(np.concatenate([part.images, split(20).images]), np.arange(60))
+    np.testing.assert_array_equal(ways(more, 3)[:, :40], found)
+    rest = batches(part, ALTERNATING, batch_size=8, seed=5, epochs=3, first_step=7)
+    whole = batches(part, ALTERNATING, batch_size=8, seed=5, epochs=3)
+    for (images, _), (expected, _) in zip(rest, whole[7:], strict=True):
+        np.testing.assert_array_equal(images, expected)
+
+
+def test_alternating_flips_leave_crops_and_cutout_as_they_are() -> None:
+    """Of an image that is mirrored anyhow, a crop to the left is one to the right."""
+    part, arguments = split(16), {"batch_size": 16, "seed": 5, "epochs": 2}
+    more = {"crop": CROP, "cutout": schema.Cutout(size=3)}
+    plain, found = (
+        batches(part, augment.model_copy(update=more), **arguments)
+        for augment in (schema.Augment(), ALTERNATING)
+    )
+    mirrored = ways(part, 2)
+    for epoch in range(2):
+        labels = found[epoch][1]
+        np.testing.assert_array_equal(labels, plain[epoch][1])
+        same = (found[epoch][0] == plain[epoch][0]).all(axis=(1, 2, 3))
+        np.testing.assert_array_equal(same, ~mirrored[epoch][labels])
+
+
+def test_alternating_flips_have_to_be_told_which() -> None:
+    images = tf.constant(split(3).images)
+    with pytest.raises(BadInputError, match="flip: alternating: say which images to mirror"):
+        data.augment_batch(images, ALTERNATING, seed=[0, 0], fill=FILL)
+
+
+def test_older_runs_that_are_resumed_see_the_same_images() -> None:
+    """The checksum is of an earlier version's result."""
+    images = tf.constant(split(33).images)
+    found = data.augment_batch(images, EVERYTHING, seed=[3, 4], fill=FILL).numpy()
+    assert zlib.crc32(found.tobytes()) == 4146331107
+
+
 @pytest.mark.parametrize("size", [3, 4, 20])
 def test_cutout_squares_are_centred_uniformly_and_clipped(size: int) -> None:
     image = split(1).images[0]
@@ -168,6 +241,7 @@ def test_a_data_set_forbids_what_changes_its_classes() -> None:
     allowed = schema.Allowed(flip=False)
     left = data.effective_augment(EVERYTHING, allowed)
     assert left == EVERYTHING.model_copy(update={"flip": "none"})
+    assert data.effective_augment(ALTERNATING, allowed) == schema.Augment()
     none = data.effective_augment(EVERYTHING, schema.Allowed(crop=False, flip=False, cutout=False))
     assert none == schema.Augment()
 

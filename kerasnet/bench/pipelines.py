@@ -92,7 +92,7 @@ class Pipelines:
             mode = "REFLECT" if augment.crop.mode == "reflect" else "CONSTANT"
             image = tf.pad(image, [[pad, pad], [pad, pad], [0, 0]], mode)
             image = tf.image.random_crop(image, shape)
-        if augment.flip == "horizontal":
+        if augment.flip != "none":
             image = tf.image.random_flip_left_right(image)
         image = (tf.cast(image, tf.float32) / 255.0 - self.mean) / self.std
         if augment.cutout:
@@ -109,7 +109,7 @@ class Pipelines:
         steps: list[Any] = []
         if augment.crop:
             steps += [layers.ZeroPadding2D(augment.crop.padding), layers.RandomCrop(height, width)]
-        if augment.flip == "horizontal":
+        if augment.flip != "none":
             steps.append(layers.RandomFlip("horizontal"))
         if augment.cutout:
             area = augment.cutout.size**2 / (height * width)

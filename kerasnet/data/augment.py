@@ -21,7 +21,9 @@ def effective_augment(augment: schema.Augment, allowed: schema.Allowed) -> schem
     return augment.model_copy(update=forbidden)
 
 
-def augment_batch(images: Any, augment: schema.Augment, *, seed: Any, fill: Sequence[int]) -> Any:
+def augment_batch(
+    images: Any, augment: schema.Augment, *, seed: Any, fill: Sequence[int], mirrored: Any = None
+) -> Any:
     """Crop, flip, change by RandAugment and cut out, at random, each image by itself.
 
     The numbers that decide one augmentation do not depend on which others are on. Nothing here
@@ -36,23 +38,30 @@ def augment_batch(images: Any, augment: schema.Augment, *, seed: Any, fill: Sequ
         seed: integer tensor (2,); equal seeds do equal things.
         fill: the colour of cut-out squares and of what RandAugment moves into the picture, an
             integer 0…255 a channel.
+        mirrored: with `flip: alternating`, which images to mirror, bool tensor (n,); it hangs on
+            what a batch does not know: `alternating`.
 
     Returns:
         uint8 tensor of the same shape.
 
     Raises:
-        BadInputError: reflection needs more pixels than the image has.
+        BadInputError: reflection needs more pixels than the image has, or alternating flips need
+            `mirrored`.
     """
     import tensorflow as tf
 
     n, height, width, _ = images.shape
     check_reflection(augment.crop, min(height, width))
+    if augment.flip == "alternating" and mirrored is None:
+        raise BadInputError("flip: alternating: say which images to mirror, `mirrored`")
     seed = tf.cast(seed, tf.int64)
     draws = tf.random.stateless_uniform(
         [5, n], seed, minval=None, maxval=None, dtype=tf.int32, alg="philox"
     )
     if augment.crop is not None or augment.flip != "none":
-        images = _cropped(images, augment, draws)
+        if augment.flip == "horizontal":
+            mirrored = tf.math.floormod(draws[2], 2) == 1
+        images = _cropped(images, augment, draws, mirrored)
     if augment.rand_augment is not None:
         other = seed + tf.constant([1 << 40, 0], tf.int64)
         images = rand_augment(images, augment.rand_augment, seed=other, fill=fill)
@@ -68,14 +77,29 @@ def _below(draws: Any, bound: int) -> Any:
     return tf.math.floormod(draws, bound)[:, None]
 
 
-def _cropped(images: Any, augment: schema.Augment, draws: Any) -> Any:
+def alternating(first: Any, epoch: Any) -> Any:
+    """Return which images alternating flips mirror in an epoch (Jordan 2024, section 3.6).
+
+    Args:
+        first: bool tensor (n,): those mirrored in epoch 0.
+        epoch: integer tensor, from 0.
+
+    Returns:
+        bool tensor (n,).
+    """
+    import tensorflow as tf
+
+    return tf.math.logical_xor(first, tf.math.floormod(epoch, 2) == 1)
+
+
+def _cropped(images: Any, augment: schema.Augment, draws: Any, mirrored: Any) -> Any:
     """Crop and flip, for which each pixel is taken from another place of its image."""
     import tensorflow as tf
 
     _, height, width, channels = images.shape
     y, x, crop = tf.range(height)[None], tf.range(width)[None], augment.crop
     if augment.flip != "none":
-        x = tf.where(_below(draws[2], 2) == 1, width - 1 - x, x)
+        x = tf.where(mirrored[:, None], width - 1 - x, x)
     if crop is not None:
         y = _shifted(y, _below(draws[0], 2 * crop.padding + 1), height, crop)
         x = _shifted(x, _below(draws[1], 2 * crop.padding + 1), width, crop)

@@ -1,7 +1,8 @@
 """The tf.data pipelines of training and evaluation.
 
 Randomness is stateless: a batch depends on nothing but the seed, the epoch and the step, so that a
-resumed run sees the images an uninterrupted one would have seen.
+resumed run sees the images an uninterrupted one would have seen. Alternating flips depend on the
+seed, the epoch and the image's place in the data set instead.
 """
 
 from __future__ import annotations
@@ -13,7 +14,12 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from kerasnet import backend, schema
-from kerasnet.data.augment import augment_batch, check_reflection, effective_augment
+from kerasnet.data.augment import (
+    alternating,
+    augment_batch,
+    check_reflection,
+    effective_augment,
+)
 from kerasnet.data.mixing import draw_mixes, mix
 from kerasnet.data.splits import ALIGNMENT, Split
 from kerasnet.errors import BadInputError
@@ -71,7 +77,7 @@ def _normaliser(inference: schema.Inference, shape: tuple[int, ...]) -> Callable
     return normalise
 
 
-_ORDER, _AUGMENT, _MIX = 0, 1, 2
+_ORDER, _AUGMENT, _MIX, _FLIP = 0, 1, 2, 3
 # Batches made at the same time: each holds memory, and a core makes hundreds of thousands of small
 # images in a second.
 _MOST_CALLS = 8
@@ -124,7 +130,8 @@ def training_pipeline(
     """Return the batches of a training run, as a `tf.data.Dataset`.
 
     The order is a permutation keyed by (seed, epoch), the augmentation is keyed by (seed, epoch,
-    step): starting at any step gives exactly what an uninterrupted run would have seen from there.
+    step), alternating flips by (seed, epoch, image): starting at any step gives exactly what an
+    uninterrupted run would have seen from there.
 
     Args:
         split: the training images. Their array is shared, not copied: leave it as it is.
@@ -174,15 +181,19 @@ def _batch_maker(
     fill = [min(255, max(0, round(255 * m))) for m in inference.mean]
     images, labels = _as_tensor(split.images), _labels(split)
 
-    def augmented(images: Any, key: Any) -> Any:
-        return normalise(augment_batch(images, augment, seed=key, fill=fill))
+    first = _mirrored_at_first(len(split), seed) if augment.flip == "alternating" else None
+
+    def augmented(images: Any, key: Any, mirrored: Any) -> Any:
+        return normalise(augment_batch(images, augment, seed=key, fill=fill, mirrored=mirrored))
 
     # The compiler fuses what is within one function, and would compute each image twice to mix it.
     augmented, mixed = _compiled(augmented), _compiled(mix)
 
     def batch(epoch: Any, step: Any, indices: Any) -> tuple[Any, Any]:
         key = _key(_AUGMENT, seed, epoch, step)
-        found, target = augmented(tf.gather(images, indices), key), tf.gather(labels, indices)
+        mirrored = None if first is None else alternating(tf.gather(first, indices), epoch)
+        found = augmented(tf.gather(images, indices), key, mirrored)
+        target = tf.gather(labels, indices)
         if not augment.mixes:
             return found, target
         key = _key(_MIX, seed, epoch, step)
@@ -191,6 +202,19 @@ def _batch_maker(
         return found, target
 
     return batch
+
+
+def _mirrored_at_first(n: int, seed: int) -> Any:
+    """Return which of `n` images alternating flips mirror in the first epoch, bool (n,)."""
+    import tensorflow as tf
+
+    zero = tf.constant(0, tf.int64)
+    with tf.device("CPU:0"):
+        drawn = tf.random.stateless_uniform(
+            [n], _key(_FLIP, seed, zero, zero), minval=None, maxval=None, dtype=tf.int32,
+            alg="philox",
+        )  # fmt: skip
+        return tf.math.floormod(drawn, 2) == 1
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
