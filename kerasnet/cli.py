@@ -625,13 +625,18 @@ def _say_start(console: Console, config: RunConfig, plan: Plan, folder: str) -> 
 
 def _start_of(config: RunConfig, plan: Plan) -> str:
     """Say which weights are not the seed's, and which are not trained."""
+    asked = ", ".join(f"{option} {value}" for option, value in config.recipe.initial.asked.items())
     if not config.weights:
-        return ""
+        return f"first weights: {asked}\n" if asked else ""
     new = ", its classifier begun anew" if config.reset_head else ""
     frozen = [part for part in plan.parts if part in config.freeze]
     but = f" (not {', '.join(frozen)})" if frozen else ""
     trained, total = plan.trained_params(frozen), plan.params["total"]
-    return f"starts from {config.weights}{new}\ntrains {trained:,} of {total:,} parameters{but}\n"
+    unused = f", so that the recipe's first weights ({asked}) are not used" if asked else ""
+    return (
+        f"starts from {config.weights}{new}{unused}\n"
+        f"trains {trained:,} of {total:,} parameters{but}\n"
+    )
 
 
 def _say_result(console: Console, result: dict[str, Any]) -> None:

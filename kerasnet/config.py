@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from kerasnet import __version__, backend, data, precision, schema
+from kerasnet import __version__, backend, data, initial, precision, schema
 from kerasnet.convert import check_weights
 from kerasnet.document import (
     Document,
@@ -252,7 +252,7 @@ def check(config: schema.RunConfig, weights: bool = True) -> Plan:
 
     Raises:
         BadInputError: the data or the weights are not there or do not fit, or the model does not
-            fit the input.
+            fit the input or the recipe's first weights.
     """
     located = data.locate(config.data.name, config.data.spec, config.data.data_dir)
     found = {"classes": located.classes, "channels": located.channels}
@@ -262,7 +262,7 @@ def check(config: schema.RunConfig, weights: bool = True) -> Plan:
                 f"data set '{config.data.name}' has {found[what]} {what}, but the configuration "
                 f"says {have}"
             )
-    made = plan(config)
+    made = fitting_plan(config)
     made.trained_params(config.freeze)
     if config.weights and weights:
         check_weights(made, config.weights, reset_head=config.reset_head)
@@ -289,6 +289,18 @@ def check_tta(config: schema.RunConfig, tta: str | None) -> None:
 def plan(config: schema.RunConfig) -> Plan:
     """Return the plan of a run's model."""
     return plan_model(config.architecture, config.input, config.classes)
+
+
+def fitting_plan(config: schema.RunConfig) -> Plan:
+    """Return the plan of a run's model, having held the recipe's first weights against it.
+
+    Raises:
+        DocumentError: the model does not fit its input, or lacks what `recipe.initial` sets.
+    """
+    made = plan(config)
+    if not config.weights:
+        initial.touched(made, config.recipe.initial)
+    return made
 
 
 def with_values(config: schema.RunConfig, values: Mapping[str, Any]) -> schema.RunConfig:
@@ -432,12 +444,13 @@ def validated(document: Document) -> tuple[schema.RunConfig, Plan]:
     """
     config = validate(schema.RunConfig, document)
     try:
-        return config, plan(config)
+        return config, fitting_plan(config)
     except DocumentError as error:
         problems = []
         for problem in error.problems:
             # A plan names places as a registry has them: `models.resnet50.stem`.
-            path = ("architecture", "model", *problem.path[2:])
+            of_plan = problem.path[:1] == ("models",)
+            path = ("architecture", "model", *problem.path[2:]) if of_plan else problem.path
             problems.append(Problem(path, problem.text, document.place(path)))
         raise DocumentError(problems) from error
 

@@ -18,6 +18,7 @@ from kerasnet.document import (
     Document,
     DocumentError,
     Problem,
+    dotted,
     read,
     shown,
     validate,
@@ -193,7 +194,7 @@ class Registry:
             expected = check_expectations(self.models[name], plan)
             path = ("models", name, "expect")
             found = [Problem(path, text, self.document.place(path)) for text in expected]
-            return found + list(self._unmapped(plan))
+            return [*found, *self._unmapped(plan), *self._unfit_recipes(plan)]
         except DocumentError as error:
             return [
                 Problem(p.path, p.text, p.place or self.document.place(p.path))
@@ -218,6 +219,23 @@ class Registry:
             path = ("models", plan.name, "keys", i)
             for text in keys.slots(plan, spec).problems[:MAX_PROBLEMS]:
                 yield Problem(path, f"key style '{style}' {text}", self.document.place(path))
+
+    def _unfit_recipes(self, plan: Plan) -> Iterator[Problem]:
+        """Yield each recipe that a model names and whose first weights it has no place for."""
+        from kerasnet import initial
+
+        for dataset, name in self.models[plan.name].recipes.items():
+            path = ("models", plan.name, "recipes", dataset)
+            try:
+                recipe = self.recipes[name]
+            except DocumentError:
+                continue  # told already
+            try:
+                initial.touched(plan, recipe.initial)
+            except DocumentError as error:
+                for problem in error.problems:
+                    text = f"recipe '{name}': {dotted(problem.path[1:])}: {problem.text}"
+                    yield Problem(path, text, self.document.place(path))
 
     def _dangling(self, name: str, model: schema.Model) -> Iterator[Problem]:
         """Yield each reference of a model to something that is not in the registry."""

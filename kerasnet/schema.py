@@ -760,6 +760,47 @@ class Ema(Strict):
     )
 
 
+# Larger ones overflow in half precision before anything is learnt.
+Gamma = Annotated[float, Field(ge=0, le=1e3)]
+
+
+class Initial(Strict):
+    """First weights in place of the seed's own; a run that starts from a file uses none of it.
+
+    Which layers each of these is for follows from the model's wiring: see `kerasnet.initial`.
+    """
+
+    branch_gamma: Gamma | None = Field(
+        None,
+        description="gamma of the last batch norm of every residual branch; 0 makes each block its "
+        "shortcut at first (Goyal et al. 2017, section 5.1)",
+    )
+    shortcut: Literal["identity"] | None = Field(
+        None,
+        description="projections that keep the shape hand on their input (Zagoruyko & Komodakis "
+        "2017, DiracNets)",
+    )
+    convs: Literal["identity"] | None = Field(
+        None,
+        description="filters of odd kernels above 1×1 hand on a channel each, while there are "
+        "channels; not the first convolution's (Jordan 2024, section 3.3)",
+    )
+    stem: Literal["whitening"] | None = Field(
+        None,
+        description="the first convolution decorrelates patches of training images (Page 2018; "
+        "Jordan 2024, section 3.2)",
+    )
+    whitening_epsilon: Positive = Field(
+        5e-4, description="added to the variances that whitening divides by"
+    )
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What each option is set to that is on, by its name."""
+        every = self.model_dump(exclude={"whitening_epsilon"})
+        return {option: value for option, value in every.items() if value is not None}
+
+
 class Recipe(Strict):
     """A way to train."""
 
@@ -786,6 +827,7 @@ class Recipe(Strict):
     validation_split: Annotated[float, Field(ge=0, le=0.5)] = Field(
         0.1, description="share of the training images that is held back"
     )
+    initial: Initial = Field(default_factory=Initial)
 
 
 # ---------------------------------------------------------------------------- data sets

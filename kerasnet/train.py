@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from kerasnet import backend, precision, range_test, schema
+from kerasnet import backend, initial, precision, range_test, schema
 from kerasnet import data as datasets
 from kerasnet.build import build, freeze
 from kerasnet.checkpoint import (
@@ -101,6 +101,15 @@ def make_model(config: schema.RunConfig) -> keras.Model:
     if config.weights:
         load_weights(model, config.weights, reset_head=config.reset_head)
     freeze(model, plan, config.freeze)
+    return model
+
+
+def _first_model(config: schema.RunConfig, data: TrainingData) -> keras.Model:
+    """Build the model of a run that begins, with the first weights that its recipe asks for."""
+    model = make_model(config)
+    if not config.weights:
+        images, inference = data.train, data.source.inference
+        initial.apply(model, plan_of(config), config.recipe.initial, images, inference, config.seed)
     return model
 
 
@@ -208,7 +217,7 @@ def _with_found_rate(
     run: Run, config: schema.RunConfig, data: TrainingData, console: Console
 ) -> schema.RunConfig:
     """Return the configuration with a measured learning rate, having written it to the run."""
-    found = range_test.find(make_model(config), config, data, run.path, console)
+    found = range_test.find(_first_model(config, data), config, data, run.path, console)
     # From here on the run is one like any other: a resumed one must not measure again.
     run.write_config(found.config)
     rate = found.suggestion
@@ -235,7 +244,7 @@ def find_rate(config: schema.RunConfig, folder: Path, console: Console) -> range
     batch = min(config.recipe.batch_size, len(data.train))
     with _memory(f"{folder}: measuring at batch size {batch}", "--batch-size"):
         config = _settled(config, data, console)
-        return range_test.find(make_model(config), config, data, folder, console)
+        return range_test.find(_first_model(config, data), config, data, folder, console)
 
 
 def _start(data: TrainingData) -> Progress:
@@ -389,8 +398,11 @@ def _roll_back(training: Training, error: Diverged) -> None:
 
 def _train(training: Training) -> keras.Model:
     config, progress = training.config, training.progress
-    # A checkpoint holds all weights; the file that the run began with may be gone.
-    model = make_model(config.model_copy(update={"weights": None}) if training.arrays else config)
+    if training.arrays:
+        # A checkpoint holds all weights; the file that the run began with may be gone.
+        model = make_model(config.model_copy(update={"weights": None}))
+    else:
+        model = _first_model(config, training.data)
     compile_model(model, config, training.steps, progress.learning_rate_scale)
     model.steps_per_execution = training.steps_per_execution
     saver = Saver(training)

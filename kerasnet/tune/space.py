@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kerasnet import data, schema
-from kerasnet.config import fields, path_parts, plan, with_values
+from kerasnet.config import fields, fitting_plan, path_parts, with_values
 from kerasnet.document import (
     MAX_PROBLEMS,
     Document,
@@ -285,8 +285,9 @@ def _corners(base: schema.RunConfig, space: schema.Space, document: Document) ->
 
 def _planned(base: schema.RunConfig, space: schema.Space, values: Values) -> None:
     made = apply(base, space, values)
-    if made.architecture != base.architecture or made.input != base.input:
-        plan(made)
+    planned = (made.architecture, made.input, made.recipe.initial)
+    if planned != (base.architecture, base.input, base.recipe.initial):
+        fitting_plan(made)
     if made.recipe.validation_split == 0 != base.recipe.validation_split:
         text = "without images held back for validation, a search would look at the test set"
         raise DocumentError([Problem((), text)])
