@@ -56,6 +56,8 @@ def touched(plan: Plan, spec: schema.Initial) -> dict[str, str]:
         found |= dict.fromkeys(_branch_gammas(plan, spec.branch_gamma), "branch_gamma")
     if spec.shortcut is not None:
         found |= dict.fromkeys(_shortcut_kernels(plan), "shortcut")
+    if spec.shortcut_beta is not None:
+        found |= dict.fromkeys(_shortcut_betas(plan), "shortcut_beta")
     if spec.convs is not None:
         found |= dict.fromkeys(_conv_kernels(plan), "convs")
     if spec.stem is not None:
@@ -116,6 +118,25 @@ def _shortcut_kernels(plan: Plan) -> list[str]:
     if not found:
         raise _refused("shortcut", f"{plan.name} has no projection on a shortcut that keeps the "
                                    "shape; leave it out")  # fmt: skip
+    return found
+
+
+def _shortcut_betas(plan: Plan) -> list[str]:
+    """Return the beta of the last norm behind each projection on a shortcut."""
+    found = []
+    for merge in _merges(plan):
+        last = None
+        for layer in _way_back(plan, merge, merge.inputs[1]):
+            if layer.type == "BatchNormalization":
+                last = last or layer
+            elif layer.type == "Conv2D":
+                if last is not None and last.options["center"]:
+                    found.append(f"{last.name}/beta")
+                # A norm before it, of a pre-activation, is the branch's too.
+                break
+    if not found:
+        raise _refused("shortcut_beta", f"{plan.name} has no batch norm with a beta behind a "
+                                        "projection on a shortcut; leave it out")  # fmt: skip
     return found
 
 
@@ -191,9 +212,8 @@ def apply(
     variables = weight_variables(model) if found else {}
     for key, option in found.items():
         variable = variables[key]
-        if option == "branch_gamma":
-            assert spec.branch_gamma is not None
-            variable.assign(np.full(variable.shape, spec.branch_gamma, "float32"))
+        if option in ("branch_gamma", "shortcut_beta"):
+            variable.assign(np.full(variable.shape, getattr(spec, option), "float32"))
             continue
         kernel = np.array(variable.numpy(), "float32")
         if option == "stem":

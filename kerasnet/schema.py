@@ -762,6 +762,7 @@ class Ema(Strict):
 
 # Larger ones overflow in half precision before anything is learnt.
 Gamma = Annotated[float, Field(ge=0, le=1e3)]
+Beta = Annotated[float, Field(ge=-1e3, le=1e3)]
 
 
 class Initial(Strict):
@@ -779,6 +780,11 @@ class Initial(Strict):
         None,
         description="projections that keep the shape hand on their input (Zagoruyko & Komodakis "
         "2017, DiracNets)",
+    )
+    shortcut_beta: Beta | None = Field(
+        None,
+        description="beta of the batch norm behind every projection on a shortcut; 1 lets through "
+        "most of what a ReLU after it would cut off",
     )
     convs: Literal["identity"] | None = Field(
         None,

