@@ -301,7 +301,7 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     if (folder / SEEDS).is_file():
         raise BadInputError(
             f"{path}: holds the runs of several seeds, each in a folder of its own; name one of "
-            f"them, such as {path}/seed-0"
+            f"them: {path}/seed-N"
         )
     if not (folder / "config.yaml").is_file():
         raise BadInputError(
