@@ -228,7 +228,8 @@ def _with_chosen_epochs(training: Training, reading: float) -> schema.RunConfig:
         reading: seconds that reading the test images takes.
     """
     run, config, console = training.run, training.config, training.console
-    with console.status("measuring the time of an epoch"):
+    # Otherwise this model's state would be kept for as long as the run's own.
+    with console.status("measuring the time of an epoch"), backend.gradients_released():
         costs = budget.measure(lambda: make_model(config), training, reading)
     chosen = budget.choose(costs, config, training.steps, run)
     assert chosen.budget is not None
