@@ -97,9 +97,9 @@ def test_bad_input_is_refused_before_tensorflow_loads(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("- 2", "- 0", "0 is there twice"),
-        ("- 2", "- two", "seeds[0]"),
-        ("- 2", "- -2", "seeds[0]"),
+        ("[2, 0]", "[0, 0]", "0 is there twice"),
+        ("[2, 0]", "[two, 0]", "seeds[0]"),
+        ("[2, 0]", "[-2, 0]", "seeds[0]"),
         ("seeds:", "seed:", "Did you mean 'seeds'?"),
         ("batch_size: 32", "batch_sise: 32", "Did you mean 'batch_size'?"),
     ],
@@ -119,7 +119,7 @@ def test_a_dry_run_prints_the_configuration_and_the_seeds(tmp_path, capfd, monke
     found = json.loads(out)
     assert (code, found["seeds"], found["base"]["seed"]) == (0, [2, 0], 2)
     code, out, _ = run_cli(capfd, *FIT, "--seeds", "2,0", "--dry-run")
-    assert (code, "seeds:\n- 2\n- 0\n" in out, "name: resnet8" in out) == (0, True, True)
+    assert (code, "seeds: [2, 0]\n" in out, "name: resnet8" in out) == (0, True, True)
     assert list(tmp_path.iterdir()) == []
 
 
