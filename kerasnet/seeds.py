@@ -32,7 +32,8 @@ _COMMON = ("model", "dataset", "data_remark", "recipe", "precision", "epochs", "
 _LENGTH = ("recipe.epochs", "horizon", "budget")
 _MEASURED = ("precision", "inference")
 # What a run that goes on takes over from the folder.
-_SHARED = (*_LENGTH, *(OPTION_PATHS[option] for option in CHANGEABLE))
+_CHANGED = tuple(OPTION_PATHS[option] for option in CHANGEABLE)
+_SHARED = (*_LENGTH, *_CHANGED)
 
 
 def seeds_of(text: str) -> list[int]:
@@ -163,7 +164,9 @@ class SeedRuns:
                 f"{run.path}/config.yaml: expected a run of seed {seed}, received one of seed "
                 f"{config.seed}. Move it elsewhere"
             )
-        return with_values(config, _values(asked.base, _SHARED))
+        # One that somebody made longer by itself stays so.
+        longer = not config.epochs_open and config.recipe.epochs > asked.base.recipe.epochs
+        return with_values(config, _values(asked.base, _CHANGED if longer else _SHARED))
 
     def left(self, asked: schema.SeedsConfig) -> list[int]:
         """Return the seeds whose runs have not come to the end that is asked for."""
@@ -255,7 +258,7 @@ class SeedRuns:
         rates = [result["images_per_second"] for result in found]
         known = all(rate is not None for rate in rates) and rates
         return {
-            **{key: found[0].get(key) if found else None for key in _COMMON},
+            **{key: _same([result.get(key) for result in found]) for key in _COMMON},
             "seeds": asked.seeds,
             "test_accuracy": statistics.fmean(scores) if scores else None,
             "test_accuracy_sd": statistics.stdev(scores) if len(scores) > 1 else None,
@@ -273,6 +276,11 @@ def _begun(run: Run) -> bool:
 
 def _values(config: schema.RunConfig, paths: Collection[str]) -> dict[str, Any]:
     return {path: fields(config, path)[path] for path in paths}
+
+
+def _same(values: list[Any]) -> Any:
+    """Return what all values are; None where they differ, or there are none."""
+    return values[0] if values and all(value == values[0] for value in values) else None
 
 
 def _named(seeds: list[int]) -> str:
