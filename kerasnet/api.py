@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kerasnet import schema
 from kerasnet.errors import BadInputError, InterruptedRunError
 from kerasnet.registry import Registry, load_registry
-from kerasnet.runs import Run, create_run
+from kerasnet.runs import Run
 
 if TYPE_CHECKING:
     import keras
     from rich.console import Console
 
     from kerasnet.range_test import Found
+    from kerasnet.seeds import SeedRuns
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -142,9 +143,11 @@ def with_preprocessing(model: keras.Model, inference: schema.Inference) -> keras
 def fit(
     model: str | None = None,
     *,
-    resume: Run | str | os.PathLike[str] | None = None,
+    resume: Run | SeedRuns | str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     epochs: int | None = None,
+    budget: str | float | None = None,
+    seeds: Collection[int] | None = None,
     batch_size: int | None = None,
     learning_rate: float | Literal["find"] | None = None,
     precision: str | None = None,
@@ -153,15 +156,17 @@ def fit(
     registry: Registry | None = None,
     console: Console | None = None,
     **options: Any,
-) -> Run:
+) -> Run | SeedRuns:
     """Train a model as `kerasnet fit` does and return its run folder.
 
     Args:
         model: a model of the registry; not needed with `resume`.
-        resume: a run to go on with, from its newest checkpoint; a finished one is returned as it
-            is, unless `epochs` makes it longer.
+        resume: a run to go on with, from its newest checkpoint, or the runs of several seeds; what
+            has finished is returned as it is, unless `epochs` makes it longer.
         out: a new run's folder; `runs/<model>-<dataset>-<time>` if not given.
         epochs: length, and on a new run the schedule's horizon.
+        budget: in place of `epochs`: as many as fit into it, such as `"1h30m"` or seconds.
+        seeds: train a run for each, one after another, in `seed-<seed>/` of the folder.
         batch_size: images in a step.
         learning_rate: the schedule's highest; `find`: what a range test suggests, see `lr_find`.
         precision: `auto`, `float32`, `mixed_bfloat16` or `mixed_float16`.
@@ -169,44 +174,33 @@ def fit(
         rescale: with `resume`: the schedule spans the new number of epochs.
         registry: where the model is; the built-in one if not given.
         console: where progress goes; standard output if not given.
-        **options: `recipe`, `dataset`, `data_dir`, `seed`, `limit_train`, `weights`, `reset_head`
+        **options: `recipe`, `dataset`, `data_dir`, `seed`, `limit_train`, `train_on` (`train` or
+            `train+validation`: no images are held back), `weights`, `reset_head`
             (True: the classifier begins anew), `freeze` (parts that are not trained, such as
             `["stem", "stage1"]`), and `checkpoint_every` (`{"steps": N}` or `{"minutes": N}`),
             `keep_checkpoints`, `on_nan`, `steps_per_execution`.
 
     Returns:
-        The run; `run.summary()["test_accuracy"]` is its result.
+        The run, or with several seeds their folder; `run.summary()["test_accuracy"]` is the result,
+        or the results' mean.
 
     Raises:
         KerasnetError: as the command; BadInputError, DivergedError, EnvironmentFaultError or
             InterruptedRunError.
     """
-    from kerasnet.config import check, continued, new_run
-    from kerasnet.runs import load_run
+    from rich.console import Console
 
-    named = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
-             "precision": precision, "deterministic": deterministic}  # fmt: skip
-    given = {k: v for k, v in {**named, **options}.items() if v is not None}
-    if resume is not None:
-        run = resume if isinstance(resume, Run) else load_run(resume)
-        others = {"name": model, "out": out, "registry": registry}
-        given |= {key: value for key, value in others.items() if value is not None}
-        config = continued(run.config, given, rescale)
-        if run.done(config):
-            result_of(run)
-        else:
-            check(config, weights=not run.started)
-            train_run(run, console, config)
-        return run
-    if rescale:
-        raise BadInputError("`rescale` goes with `resume`; a new run's schedule spans `epochs`")
-    if model is None:
-        raise BadInputError("fit needs the name of a model, or `resume`")
-    config = new_run(model, given, registry)
-    check(config)
-    run = create_run(out, config)
-    train_run(run, console)
-    return run
+    from kerasnet import fitting
+
+    named = {"epochs": epochs, "budget": budget, "batch_size": batch_size, "precision": precision,
+             "learning_rate": learning_rate, "deterministic": deterministic}  # fmt: skip
+    work = fitting.asked(
+        model, {k: v for k, v in {**named, **options}.items() if v is not None},
+        resume=resume, rescale=rescale, out=out, registry=registry, several=seeds,
+    )  # fmt: skip
+    work.check_result(work.train(console or Console()))
+    assert work.run is not None, "made by training"
+    return work.run
 
 
 def result_of(run: Run) -> dict[str, Any]:

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
     from kerasnet.plan import Plan
     from kerasnet.registry import Registry
-    from kerasnet.runs import Run
-    from kerasnet.schema import RunConfig
+    from kerasnet.schema import RunConfig, SeedsConfig
 
 app = typer.Typer(
     name="kerasnet",
@@ -346,6 +345,7 @@ def _input_shape(text: str | None, default: Sequence[int]) -> list[int]:
         "kerasnet fit resnet20 --dataset photos/ --out runs/photos",
         "kerasnet fit resnet20 --dataset photos/ --weights w.safetensors --reset-head "
         "--freeze stem,stage1",
+        "kerasnet fit resnet20 --seeds 0,1,2 --budget 1h --train-on train+validation",
         "kerasnet fit --resume runs/photos --epochs 80",
     )
 )
@@ -368,6 +368,12 @@ def fit(
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Length, and the schedule's horizon.")
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="10m|1h30m", help="As many epochs as fit into it, by a measured step time."
+        ),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images in a step.")] = None,
     learning_rate: Annotated[
         str | None,
@@ -383,8 +389,23 @@ def fit(
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**31 - 1, help="Makes a run repeatable. [default: 0]")
     ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,…",
+            help="A run for each, one after another, in DIR/seed-N; mean ± standard deviation.",
+        ),
+    ] = None,
     limit_train: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Train on N images only.")
+    ] = None,
+    train_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="train|train+validation",
+            help="train+validation: hold no images back, for a recipe that is chosen already. "
+            "[default: train]",
+        ),
     ] = None,
     out: Annotated[
         str | None,
@@ -413,7 +434,8 @@ def fit(
         ),
     ] = None,
     resume: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Go on with a run folder.")
+        str | None,
+        typer.Option(metavar="RUN", help="Go on with a run folder, or with that of --seeds."),
     ] = None,
     rescale: Annotated[
         bool, typer.Option("--rescale", help="With --resume: the schedule spans the new --epochs.")
@@ -452,73 +474,33 @@ def fit(
     ] = False,
 ) -> None:
     """Train a model and measure its test accuracy."""
-    from kerasnet.config import check
-    from kerasnet.files import check_new
-    from kerasnet.runs import create_run, load_run
+    from kerasnet import fitting
+    from kerasnet.seeds import seeds_of
 
     options = {
         "recipe": recipe, "dataset": dataset, "data_dir": data_dir, "epochs": epochs,
-        "batch_size": batch_size, "learning_rate": _rate(learning_rate), "precision": precision,
-        "seed": seed, "limit_train": limit_train, "weights": weights,
-        "reset_head": reset_head or None, "freeze": freeze or None,
+        "budget": budget, "batch_size": batch_size, "learning_rate": _rate(learning_rate),
+        "precision": precision, "seed": seed, "limit_train": limit_train, "train_on": train_on,
+        "weights": weights, "reset_head": reset_head or None, "freeze": freeze or None,
         "checkpoint_every": _every(checkpoint_every), "keep_checkpoints": keep_checkpoints,
         "steps_per_execution": steps_per_execution, "deterministic": deterministic or None,
         "on_nan": on_nan,
     }  # fmt: skip
-    given = {key: value for key, value in options.items() if value is not None}
-    if from_search is not None:
-        config = _best_of(from_search, config, resume)
-    run = load_run(resume) if resume is not None else None
-    if run is None:
-        if rescale:
-            raise BadInputError("--rescale goes with --resume; a new run's schedule spans --epochs")
-        resolved = _resolve(name, config, registry, given)
-    else:
-        others = {"name": name, "config": config, "registry": registry, "out": _other(out, resume)}
-        given |= {key: value for key, value in others.items() if value is not None}
-        resolved = _continue(run, given, rescale)
+    work = fitting.asked(
+        name, {key: value for key, value in options.items() if value is not None},
+        resume=resume, rescale=rescale, out=out, config=config, from_search=from_search,
+        registry=registry, several=None if seeds is None else seeds_of(seeds),
+    )  # fmt: skip
+    if dry_run:
+        _print_config(work.shown, as_json)
+        return
     console = _console(to_stderr=as_json)
-    if run is not None and not dry_run and run.done(resolved):
-        from kerasnet.api import result_of
-
-        _say(
-            console,
-            f"{run.path}: has finished its {resolved.recipe.epochs} epochs; --epochs with a larger "
-            "number makes it longer",
-        )
-        result = {**result_of(run), "run": str(run.path)}
-    else:
-        plan = check(resolved, weights=run is None or not run.started)
-        if out and run is None:
-            check_new(out)
-        if dry_run:
-            _print_config(resolved, as_json)
-            return
-        from kerasnet.api import train_run
-
-        run = run or create_run(out, resolved)
-        _say_start(console, resolved, plan, str(run.path))
-        result = train_run(run, console, resolved)
+    result = work.train(console)
     if as_json:
         _print_json(result)
     else:
-        _say_result(console, result)
-
-
-def _best_of(search: str, config: str | None, resume: str | None) -> str:
-    """Return the configuration file of a search's best trial."""
-    from kerasnet.tune.records import load_search
-
-    if config is not None or resume is not None:
-        raise BadInputError("--from-search, --config and --resume exclude each other")
-    folder, found = load_search(search)
-    if found.best is None:
-        way = (
-            "None did; search lower learning rates, or another space" if found.complete
-            else f"Go on with: {folder.resume_command}"
-        )  # fmt: skip
-        raise BadInputError(f"{search}: no trial has been trained to its end. {way}")
-    return str(folder.path / "best.yaml")
+        work.say_result(console, result)
+    work.check_result(result)
 
 
 def _rate(text: str | None) -> float | str | None:
@@ -546,47 +528,7 @@ def _every(words: tuple[str, str] | None) -> dict[str, float] | None:
     )
 
 
-def _other(out: str | None, resume: str | None) -> str | None:
-    """Return `out` if it is another folder than the one that is resumed."""
-    same = out is None or os.path.realpath(out) == os.path.realpath(resume or "")
-    return None if same else out
-
-
-def _continue(run: Run, given: dict[str, Any], rescale: bool) -> RunConfig:
-    from kerasnet.config import continued
-
-    config = continued(run.config, given, rescale)
-    if not run.done(config):
-        with run.locked():
-            pass  # a run in use is refused here, before anything is loaded
-    if config.recipe.epochs > config.horizon:
-        _say(
-            _console(to_stderr=True),
-            f"the schedule spans {config.horizon} epochs; after them the learning rate stays where "
-            "it is (--rescale stretches the schedule)",
-        )
-    return config
-
-
-def _resolve(
-    name: str | None, file: str | None, registry: str | None, given: dict[str, Any]
-) -> RunConfig:
-    """Resolve a run from the options, or from a configuration file with the options over it."""
-    from kerasnet import config as configs
-
-    if file is None:
-        if name is None:
-            raise BadInputError(
-                "name a model, such as `kerasnet fit resnet50`, or give --config or --resume"
-            )
-        return configs.new_run(name, given, _registry(registry))
-    config = configs.read_config(file)
-    if name is not None and name != config.architecture.name:
-        raise BadInputError(f"{file} is a run of {config.architecture.name}, not of {name}")
-    return configs.repeated(config, given | ({"registry": registry} if registry else {}))
-
-
-def _print_config(config: RunConfig, as_json: bool) -> None:
+def _print_config(config: RunConfig | SeedsConfig, as_json: bool) -> None:
     from kerasnet.document import to_yaml
 
     if as_json:
@@ -603,53 +545,6 @@ def _console(to_stderr: bool = False) -> Console:
 
 def _say(console: Console, text: str, **more: Any) -> None:
     console.print(text, highlight=False, soft_wrap=True, markup=False, **more)
-
-
-def _say_start(console: Console, config: RunConfig, plan: Plan, folder: str) -> None:
-    from kerasnet.plan import format_shape, millions
-
-    recipe, precision = config.recipe, config.precision
-    measured = config.lr_find is None or config.lr_find.suggestion is not None
-    rate = f"{recipe.optimizer.learning_rate:g}" if measured else "at a rate to be found"
-    _say(
-        console,
-        f"{config.architecture.name} ({millions(plan.params['total'])} parameters, "
-        f"{millions(plan.macs)} MACs) on {config.data.name}, input {format_shape(config.input)}\n"
-        f"recipe {config.recipe_name}: {recipe.epochs} epochs, batch {recipe.batch_size}, "
-        f"{recipe.optimizer.type} {rate}, seed {config.seed}\n"
-        f"precision {precision.resolved} ({precision.reason})\n"
-        + _start_of(config, plan)
-        + f"run folder {folder}",
-    )
-
-
-def _start_of(config: RunConfig, plan: Plan) -> str:
-    """Say which weights are not the seed's, and which are not trained."""
-    asked = ", ".join(f"{option} {value}" for option, value in config.recipe.initial.asked.items())
-    if not config.weights:
-        return f"first weights: {asked}\n" if asked else ""
-    new = ", its classifier begun anew" if config.reset_head else ""
-    frozen = [part for part in plan.parts if part in config.freeze]
-    but = f" (not {', '.join(frozen)})" if frozen else ""
-    trained, total = plan.trained_params(frozen), plan.params["total"]
-    unused = f", so that the recipe's first weights ({asked}) are not used" if asked else ""
-    return (
-        f"starts from {config.weights}{new}{unused}\n"
-        f"trains {trained:,} of {total:,} parameters{but}\n"
-    )
-
-
-def _say_result(console: Console, result: dict[str, Any]) -> None:
-    accuracy, images, loss = (result.get(f"test_{what}") for what in ("accuracy", "images", "loss"))
-    if accuracy is None:
-        _say(console, "the test set was not read")
-    else:
-        on = f" on {images:,} images" if images else ""
-        more = f" (test loss {loss:.4f})" if loss is not None else ""
-        _say(console, f"test accuracy {accuracy:.2%}{on}{more}", style="bold green")
-    if result.get("data_remark"):
-        _say(console, f"data: {result['data_remark']}")
-    _say(console, f"run folder {result['run']} (report.html, metrics.csv, checkpoints/)")
 
 
 @app.command(

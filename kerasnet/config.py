@@ -40,6 +40,8 @@ OPTION_PATHS = {
     "keep_checkpoints": "execution.keep_checkpoints",
     "on_nan": "execution.on_nan",
     "lr_find": "lr_find",
+    "train_on": "data.train_on",
+    "budget": "budget",
 }
 # Test-time augmentations.
 TTA = ("flip",)
@@ -49,7 +51,7 @@ _FILES = ("data.data_dir", "weights")
 # Those that `resolve` takes itself.
 _ARGUMENTS = ("data_dir", "limit_train", "weights", "seed")
 # What may differ from one process of a run to the next; everything else is the run itself.
-_CHANGEABLE = ("data_dir", "checkpoint_every", "keep_checkpoints", "on_nan")
+CHANGEABLE = ("data_dir", "checkpoint_every", "keep_checkpoints", "on_nan")
 _FIXED = {**OPTION_PATHS, "name": "architecture.name", "recipe": "recipe_name",
           "dataset": "data.name", "precision": "precision.requested"}  # fmt: skip
 
@@ -127,7 +129,7 @@ def new_run(
     Raises:
         BadInputError: as `resolve`.
     """
-    given = _with_rate(options)
+    given = _to_measure(options)
     requested = given.pop("precision", "auto")
     fields = [k for k in given if k in OPTION_PATHS and k not in _ARGUMENTS]
     overrides = {OPTION_PATHS[k]: given.pop(k) for k in fields}
@@ -165,7 +167,7 @@ def repeated(config: schema.RunConfig, options: Mapping[str, Any]) -> schema.Run
     Raises:
         BadInputError: an option is none that stands for a field, or its value does not fit it.
     """
-    given = _with_rate(options)
+    given = _to_measure(options)
     overrides: dict[str, Any] = {}
     if "precision" in given:
         resolved = precision.resolve(given.pop("precision"))
@@ -179,13 +181,28 @@ def repeated(config: schema.RunConfig, options: Mapping[str, Any]) -> schema.Run
     return made
 
 
-def _with_rate(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a new run's options with `learning_rate: find` as the range test it stands for.
+def _to_measure(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a new run's options with `find` and a budget as the measurements they stand for.
 
     Raises:
-        BadInputError: the learning rate is another word.
+        BadInputError: the learning rate is another word, or the budget is no duration or would
+            choose what `epochs` says.
     """
+    from kerasnet.progress import seconds_of
+
     given = dict(options)
+    budget, epochs = given.get("budget"), given.get("epochs")
+    if budget is not None:
+        if epochs is not None:
+            raise BadInputError(
+                f"--budget {budget} chooses the number of epochs, so that it excludes --epochs "
+                f"{epochs}; give one of them"
+            )
+        seconds = seconds_of(budget) if isinstance(budget, str) else budget
+        given["budget"] = {"seconds": seconds}
+    elif epochs is not None:
+        # In a configuration that is repeated, the epochs are not those of its budget any more.
+        given["budget"] = None
     rate = given.get("learning_rate")
     if isinstance(rate, str):
         if rate != FIND:
@@ -347,21 +364,30 @@ def continued(
             f"--learning-rate {FIND}: a run that goes on keeps its learning rate, "
             f"{config.recipe.optimizer.learning_rate:g}; begin a new one to measure another"
         )
+    if "budget" in options:
+        raise BadInputError(
+            f"--budget {options['budget']}: a run that goes on keeps its number of epochs; "
+            "--epochs N makes it longer, or begin a new run"
+        )
     plain = config.model_dump(mode="json")
     changed = {}
     for option, value in options.items():
-        if option in _CHANGEABLE:
+        if option in CHANGEABLE:
             changed[OPTION_PATHS[option]] = value
         elif option != "epochs":
             _check_same(option, value, plain)
     epochs = options.get("epochs", config.recipe.epochs)
-    if epochs < config.recipe.epochs:
+    # Whoever says how many epochs there are spares a run that has not begun the measurement.
+    says = config.epochs_open and "epochs" in options
+    if epochs < config.recipe.epochs and not says:
         raise BadInputError(
             f"--epochs {epochs} would shorten the run, which has {config.recipe.epochs}; begin a "
             "new one"
         )
     changed["recipe.epochs"] = epochs
-    changed["horizon"] = epochs if rescale else config.horizon
+    changed["horizon"] = epochs if rescale or says else config.horizon
+    if says:
+        changed["budget"] = None
     return with_values(config, changed)
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import platform
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -186,7 +187,10 @@ def remove_temporaries(folder: Path) -> None:
     """Remove what a process that was killed while writing left in a folder."""
     for left in folder.glob(f".*{TEMPORARY}"):
         with contextlib.suppress(OSError):
-            left.unlink()
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
 
 
 def read_bytes(file: Path, limit: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +11,24 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from kerasnet.errors import BadInputError
+
 # Every this many steps the mean loss is printed, as the published programs do.
 LINE_EVERY = 100
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def seconds_of(budget: str) -> float:
+    """Return the seconds in 90s, 30m or 1h30m.
+
+    Raises:
+        BadInputError: it is no such duration.
+    """
+    parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)([smh])", budget)
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if "".join(number + unit for number, unit in parts) != budget or not 0 < seconds < 1e9:
+        raise BadInputError(f"--budget takes 90s, 30m, 2h or 1h30m, not '{budget}'")
+    return seconds
 
 
 def duration(seconds: float) -> str:

@@ -35,6 +35,8 @@ from kerasnet.files import (
     write_atomically,
 )
 
+# What a folder of several runs has in place of a run's configuration.
+SEEDS = "seeds.yaml"
 METRICS = ("epoch", "step", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
 TIMING = ("epoch", "seconds", "images_per_second", "validation_seconds", "checkpoint_seconds")
 _VERSIONS = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "keras-tuner")
@@ -120,9 +122,11 @@ class Run:
     def command_for(self, config: schema.RunConfig | None) -> str:
         """Return the shell line that goes on with this run, by a configuration if it is another."""
         words = ["kerasnet", "fit", "--resume", str(self.path)]
-        if config is not None and config.recipe.epochs != self.config.recipe.epochs:
-            words += ["--epochs", str(config.recipe.epochs)]
-            words += ["--rescale"] if config.horizon == config.recipe.epochs else []
+        # Epochs that are still to be chosen are none that were asked for.
+        chosen = None if config is None or config.epochs_open else config
+        if chosen is not None and chosen.recipe.epochs != self.config.recipe.epochs:
+            words += ["--epochs", str(chosen.recipe.epochs)]
+            words += ["--rescale"] if chosen.horizon == chosen.recipe.epochs else []
         return shlex.join(words)
 
     def write_config(self, config: schema.RunConfig) -> None:
@@ -293,6 +297,11 @@ def load_run(path: str | os.PathLike[str]) -> Run:
         BadInputError: it is none.
     """
     folder = Path(path)
+    if (folder / SEEDS).is_file():
+        raise BadInputError(
+            f"{path}: holds the runs of several seeds, each in a folder of its own; name one of "
+            f"them: {path}/seed-N"
+        )
     if not (folder / "config.yaml").is_file():
         raise BadInputError(
             f"{path}: not a run folder: expected config.yaml in it. `kerasnet fit` makes one"

@@ -43,6 +43,7 @@ MAX_STAGES = 100
 MAX_OPS = 100
 MAX_BATCH = 65_536
 MAX_EPOCHS = 100_000
+MAX_SEEDS = 1_000
 MAX_VALUES = 300
 MAX_FACTOR = 1_000.0
 
@@ -1100,6 +1101,8 @@ class Inference(Strict):
     temperature: Positive = Field(1.0, description="what logits are divided by")
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
 # In one order, so that the same parts are the same configuration.
 Parts = Annotated[
     list[Annotated[str, Field(max_length=100)]],
@@ -1134,6 +1137,19 @@ class RangeTest(Strict):
         return self
 
 
+class Budget(Strict):
+    """How long a run may take, and the number of epochs that this was found to be enough for."""
+
+    seconds: Positive = Field(
+        description="from the first step to the test accuracy, checkpoints included"
+    )
+    step_seconds: Positive | None = Field(None, description="what a training step took")
+    epochs: Annotated[int, Field(ge=1, le=MAX_EPOCHS)] | None = Field(
+        None, description="how many fit; null until it was measured, which a run does once"
+    )
+    reason: Prose = Field("", description="what an epoch and the rest take")
+
+
 class RunConfig(Strict):
     """Everything a run needs: `config.yaml` in its folder."""
 
@@ -1151,7 +1167,7 @@ class RunConfig(Strict):
     data: DataConfig
     precision: Precision
     execution: Execution = Field(default_factory=Execution)
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+    seed: Seed = Field(
         0, description="of data order, augmentation, first weights and the validation split"
     )
     weights: PathName | None = Field(None, description="file the first weights were read from")
@@ -1163,6 +1179,33 @@ class RunConfig(Strict):
     lr_find: RangeTest | None = Field(
         None, description="the range test whose suggestion is the recipe's learning rate"
     )
+    budget: Budget | None = Field(
+        None, description="the time that the recipe's number of epochs was chosen for"
+    )
+
+    @property
+    def epochs_open(self) -> bool:
+        """Whether the number of epochs is still to be chosen for the budget."""
+        return self.budget is not None and self.budget.epochs is None
+
+
+def _each_once(seeds: list[int]) -> list[int]:
+    twice = next((seed for i, seed in enumerate(seeds) if seed in seeds[:i]), None)
+    if twice is not None:
+        raise ValueError(f"seed {twice} is there twice; each run needs its own")
+    return seeds
+
+
+class SeedsConfig(Strict):
+    """Several runs that differ by their seed: `seeds.yaml` in the folder that holds them."""
+
+    kerasnet: Annotated[str, Field(pattern=r"^[0-9A-Za-z.+-]{1,50}$")] = Field(
+        description="version that wrote it"
+    )
+    seeds: Annotated[
+        list[Seed], Field(min_length=1, max_length=MAX_SEEDS), AfterValidator(_each_once)
+    ] = Field(description="of one run after another, each in `seed-<seed>/`")
+    base: RunConfig = Field(description="what every run is like, but for its seed")
 
 
 # ---------------------------------------------------------------------------- search spaces

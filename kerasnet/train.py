@@ -7,6 +7,7 @@ folder, or from the beginning where there is none; nothing else decides where tr
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from kerasnet import backend, initial, precision, range_test, schema
+from kerasnet import backend, budget, initial, precision, range_test, schema
 from kerasnet import data as datasets
 from kerasnet.build import build, freeze
 from kerasnet.checkpoint import (
@@ -39,8 +40,9 @@ from kerasnet.errors import (
     OutOfTimeError,
 )
 from kerasnet.interruption import Interrupted, Interruption, TimeIsUp
+from kerasnet.page import plural
 from kerasnet.probe import bfloat16_gain
-from kerasnet.progress import Reporter
+from kerasnet.progress import Reporter, duration
 from kerasnet.recipe import averaged, compile_model
 from kerasnet.runs import METRICS, Run
 from kerasnet.state import metric_variables, restore, state_variables
@@ -189,15 +191,20 @@ def _fit(
             f"last weights with --weights {run.last_weights}"
         )
     data = _read_data(config)
+    reading = time.monotonic()
     if test:
         # Hours of training must not end at a damaged file that could have been known of.
         data.source.check("test")
+    reading = time.monotonic() - reading
     begins = f"{run.path}: training at batch size {min(config.recipe.batch_size, len(data.train))}"
     with _memory(begins, "--batch-size"):
         config = _settled(config, data, console)
         if found is None and config.lr_find and config.lr_find.suggestion is None:
             config = _with_found_rate(run, config, data, console)
-    training = Training(run, config, data, console, stop, on_epoch, _start(data), Arrays())
+        training = Training(run, config, data, console, stop, on_epoch, _start(data), Arrays())
+        if found is None and config.epochs_open:
+            config = _with_chosen_epochs(training, reading)
+            training = dataclasses.replace(training, config=config)
     if found is not None:
         _check_fits(found, training)
         _go_back_to(found, training)
@@ -222,9 +229,34 @@ def _with_found_rate(
     run.write_config(found.config)
     rate = found.suggestion
     _say(console, f"learning rate {rate.rate:g}: {rate.reason}", "bold")
-    keras.backend.clear_session()
-    keras.utils.set_random_seed(config.seed)
+    _forget_models(config)
     return found.config
+
+
+def _with_chosen_epochs(training: Training, reading: float) -> schema.RunConfig:
+    """Return the configuration with the epochs that fit into its budget, and write it to the run.
+
+    Args:
+        training: of a run that has not begun.
+        reading: seconds that reading the test images takes.
+    """
+    run, config, console = training.run, training.config, training.console
+    # Otherwise this model's state would be kept for as long as the run's own.
+    with console.status("measuring the time of an epoch"), backend.gradients_released():
+        costs = budget.measure(lambda: make_model(config), training, reading)
+    chosen = budget.choose(costs, config, training.steps, run)
+    assert chosen.budget is not None
+    run.write_config(chosen)
+    epochs, within = plural(chosen.recipe.epochs, "epoch"), duration(chosen.budget.seconds)
+    _say(console, f"{epochs} within {within}: {chosen.budget.reason}", "bold")
+    _forget_models(config)
+    return chosen
+
+
+def _forget_models(config: schema.RunConfig) -> None:
+    """Let a run begin as if nothing had been trained in this process."""
+    keras.backend.clear_session(free_memory=True)
+    keras.utils.set_random_seed(config.seed)
 
 
 def find_rate(config: schema.RunConfig, folder: Path, console: Console) -> range_test.Found:

@@ -217,7 +217,7 @@ class ImageData:
     def _load(self, split: SplitName) -> Split:
         import numpy as np
 
-        count = self._count(split)
+        count = self.count(split)
         images, labels = buffer((count, *self.image_shape)), np.empty(count, np.int64)
         for start, part, part_labels in self._parts(split, self._given):
             stop = start + len(part_labels)
@@ -231,7 +231,7 @@ class ImageData:
 
     def _parts(self, split: SplitName, size: Size | None) -> Iterator[tuple[int, Bytes, Labels]]:
         """Yield the place of the first image, images and labels, all of them checked."""
-        done, count = 0, self._count(split)
+        done, count = 0, self.count(split)
         for images, labels in self._source.chunks(split, size):
             self._check_size(images, split, done)
             self._check_labels(labels, split, done)
@@ -245,8 +245,12 @@ class ImageData:
                 "damaged; copy or prepare it again"
             )
 
-    def _count(self, split: SplitName) -> int:
-        """Return the number of images in a split that is there and fits into memory."""
+    def count(self, split: SplitName) -> int:
+        """Return the number of images in a split that is there and fits into memory.
+
+        Raises:
+            BadInputError: there is no such split, it is empty, or it would not fit.
+        """
         if split not in ("train", "test") and not (split == "validation" and self.has_validation):
             raise BadInputError(
                 f"data set '{self.name}' has no split '{split}' of its own; "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 
     from kerasnet import schema
     from kerasnet.tune.records import Search, SearchFolder
-
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 class _Group(TyperGroup):
@@ -153,7 +150,11 @@ def search(
     }  # fmt: skip
     given = {key: value for key, value in asked.items() if value is not None}
     _check(given, trials, out, resume, join, chief, workers, early_stopping)
-    deadline = math.inf if budget is None else time.monotonic() + _seconds(budget)
+    deadline = math.inf
+    if budget is not None:
+        from kerasnet.progress import seconds_of
+
+        deadline = time.monotonic() + seconds_of(budget)
     if resume is not None:
         folder = _resumed(resume, trials)
     elif join is not None:
@@ -234,15 +235,6 @@ def _check(
         raise BadInputError("name a model, such as `kerasnet tune resnet20`, or give --resume")
     if workers == 0 and chief is None:
         raise BadInputError("--workers 0 goes with --chief: others must join")
-
-
-def _seconds(budget: str) -> float:
-    """Return the seconds in 90s, 30m or 1h30m."""
-    parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", budget)
-    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
-    if "".join(number + unit for number, unit in parts) != budget or not 0 < seconds < 1e9:
-        raise BadInputError(f"--budget takes 90s, 30m, 2h or 1h30m, not '{budget}'")
-    return seconds
 
 
 def _begun(
