@@ -14,7 +14,7 @@ from kerasnet.registry import Registry, load_registry
 # field's value; two runs that differ in them alone are the same training.
 _PROSE = ("description", "origin", "extends", "expect", "published")
 _NO_MATTER = (
-    "kerasnet", "inference", "lr_find", "architecture.keys", "data.data_dir",
+    "kerasnet", "inference", "lr_find", "budget", "architecture.keys", "data.data_dir",
     "precision.requested", "precision.reason", "execution.checkpoint_every",
     "execution.keep_checkpoints",
 )  # fmt: skip
@@ -40,9 +40,7 @@ def fit_line(name: str | None, options: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
-def differences(
-    a: schema.RunConfig, b: schema.RunConfig
-) -> Iterator[tuple[str, Any, Any]]:
+def differences(a: schema.RunConfig, b: schema.RunConfig) -> Iterator[tuple[str, Any, Any]]:
     """Yield the path of each field in which two trainings differ, and what either has there.
 
     None stands for a field that one of them lacks.

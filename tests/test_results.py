@@ -141,6 +141,11 @@ def test_seeds_of_one_configuration_make_one_card(run, tmp_path):
     assert read_card(file) == card
     again = [tmp_path / f"seed-{seed}" for seed in card.seeds]
     assert add(again, folder=tmp_path / "results", name="three") == (file, card)
+    (tmp_path / "seeds.yaml").write_text("seeds: [0, 2, 10, 11]\n")
+    with pytest.raises(BadInputError, match=r"seed 11 has not been trained.* fit --resume"):
+        add([tmp_path], folder=tmp_path / "results", name="four")
+    (tmp_path / "seeds.yaml").write_text("seeds: [0, 2, 10]\n")
+    assert add([tmp_path], folder=tmp_path / "results", name="three") == (file, card)
 
 
 def test_other_runs_than_seeds_are_refused(run, tmp_path):
@@ -604,7 +609,9 @@ def test_the_spread_of_seeds_widens_what_is_allowed(trained, tmp_path):
     sampling = loss / 1293**0.5
     assert tolerance(alone, 1, "loss") == pytest.approx(3 * sampling)
     assert tolerance(two, 1, "loss") == pytest.approx(3 * sampling)
-    assert tolerance(three, 1, "loss") == pytest.approx(3 * (sampling**2 + (0.1 * loss) ** 2) ** 0.5)
+    assert tolerance(three, 1, "loss") == pytest.approx(
+        3 * (sampling**2 + (0.1 * loss) ** 2) ** 0.5
+    )
     p = (alone.runs[0].curve[0].accuracy * 1293 + 1) / 1295
     assert tolerance(alone, 1, "accuracy") == pytest.approx(3 * (p * (1 - p) / 1293) ** 0.5)
     assert tolerance(alone, 1, "val_accuracy") is None

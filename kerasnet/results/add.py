@@ -14,7 +14,7 @@ import numpy as np
 from kerasnet import schema
 from kerasnet.checkpoint import checkpoint_files, read_checkpoint
 from kerasnet.data.places import without_place
-from kerasnet.document import DocumentError, dotted, shown
+from kerasnet.document import DocumentError, dotted, read, shown
 from kerasnet.errors import BadInputError
 from kerasnet.files import checked, read_json, write_atomically
 from kerasnet.registry import Registry, load_registry
@@ -85,10 +85,25 @@ def add(
 
 def _runs_at(path: Path) -> list[Run]:
     """Return the run at a path, or those of a folder of seeds, by seed."""
-    seeds = [(int(m[1]), f) for f in path.glob("seed-*") if (m := _SEED_FOLDER.fullmatch(f.name))]
-    if (path / "config.yaml").is_file() or not seeds:
+    found = {int(m[1]) for f in path.glob("seed-*") if (m := _SEED_FOLDER.fullmatch(f.name))}
+    if (path / "config.yaml").is_file() or not found:
         return [load_run(path)]
-    return [load_run(folder) for _, folder in sorted(seeds)]
+    missing = sorted(_asked_seeds(path) - found)
+    if missing:
+        raise BadInputError(
+            f"{path}: seed {missing[0]} has not been trained, and a card is of all seeds that were "
+            f"asked for. Go on with: kerasnet fit --resume {path}"
+        )
+    return [load_run(path / f"seed-{seed}") for seed in sorted(found)]
+
+
+def _asked_seeds(path: Path) -> set[int]:
+    """Return the seeds that a folder was made for, where it says that."""
+    file = path / "seeds.yaml"
+    asked = read(file).data.get("seeds") if file.is_file() else []
+    if not isinstance(asked, list) or not all(isinstance(seed, int) for seed in asked):
+        raise BadInputError(f"{file}: expected a list of whole numbers as `seeds`")
+    return set(asked)
 
 
 def _default_name(config: schema.RunConfig) -> str:

@@ -236,7 +236,9 @@ def card_files(folder: str | os.PathLike[str] | None = None) -> dict[str, Path]:
         )
     files = sorted(path.glob("*.json"))
     if len(files) > MAX_CARDS:
-        raise BadInputError(f"{path}: holds {len(files):,} JSON files; expected at most {MAX_CARDS:,}")
+        raise BadInputError(
+            f"{path}: holds {len(files):,} JSON files; expected at most {MAX_CARDS:,}"
+        )
     return {file.stem: file for file in files}
 
 

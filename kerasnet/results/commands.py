@@ -39,7 +39,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.callback()
-def list_(context: typer.Context, results: FolderOption = None, as_json: JsonOption = False) -> None:
+def list_(
+    context: typer.Context, results: FolderOption = None, as_json: JsonOption = False
+) -> None:
     """List the result cards: what was reached by which recipe, how often, and on what."""
     if context.invoked_subcommand is not None:
         return
@@ -63,8 +65,10 @@ def list_(context: typer.Context, results: FolderOption = None, as_json: JsonOpt
 def add(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN…", help="Finished runs that differ in their seeds alone, or a "
-                                            "folder of seed-0, seed-1, …"),
+        typer.Argument(
+            metavar="RUN…",
+            help="Finished runs that differ in their seeds alone, or a folder of seed-0, seed-1, …",
+        ),
     ],
     name: Annotated[
         str | None, typer.Option(help="The card's. [default: MODEL-DATASET-RECIPE-EPOCHS]")
@@ -74,8 +78,12 @@ def add(
     ] = "results",
     predicted: Annotated[
         float | None,
-        typer.Option(min=0, max=1, metavar="FRACTION", help="The accuracy that was expected "
-                                                            "before the runs were made."),
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="FRACTION",
+            help="The accuracy that was expected before the runs were made.",
+        ),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Write over another card of this name.")

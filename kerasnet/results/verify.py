@@ -14,7 +14,6 @@ import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerasnet import schema
@@ -213,8 +212,11 @@ def verify(
     try:
         train_run(run, console, test=False)
     except InterruptedRunError as error:
-        again = f"interrupted before anything could be compared. Begin again with: kerasnet results verify {name}"
-        raise InterruptedRunError(f"{run.path}: {again}", error.exit_code - 128) from error
+        message = (
+            f"{run.path}: interrupted before anything could be compared. Begin again with: "
+            f"kerasnet results verify {name}"
+        )
+        raise InterruptedRunError(message, error.exit_code - 128) from error
     here, there = machine([run]), card.model_dump(mode="json", include={"hardware", "versions"})
     differ = {
         key: (value, here[part].get(key))
