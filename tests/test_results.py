@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from kerasnet.repeating import differences, fit_line, fit_options, portable
 from kerasnet.results.add import add
 from kerasnet.results.card import Card, cards_in, find_card, mean_and_sd, read_card, to_text
 from kerasnet.results.table import BEGIN, END, NOTHING, markdown, page_with, update
-from kerasnet.results.verify import Verdict, compare, tolerance, verify
+from kerasnet.results.verify import Verdict, compare, report, tolerance, verify
 from kerasnet.runs import load_run
 
 ROOT = Path(__file__).parents[1]
@@ -615,6 +616,16 @@ def test_the_spread_of_seeds_widens_what_is_allowed(trained, tmp_path):
     p = (alone.runs[0].curve[0].accuracy * 1293 + 1) / 1295
     assert tolerance(alone, 1, "accuracy") == pytest.approx(3 * (p * (1 - p) / 1293) ** 0.5)
     assert tolerance(alone, 1, "val_accuracy") is None
+
+
+def test_a_disagreement_elsewhere_says_what_few_seeds_cannot_tell(verdict):
+    wrong = replace(verdict, images=("00000000", "11111111"))
+    assert wrong.message.startswith("was not repeated: these are other training images")
+    assert "too few seeds" not in wrong.message
+    elsewhere = replace(wrong, machines={"cpus": (2, 64)})
+    assert "too few seeds (1)" in elsewhere.message
+    assert "too few seeds" not in replace(elsewhere, seeds=3).message
+    assert "cpus 2 there, 64 here" in report(elsewhere)
 
 
 def test_what_cannot_be_verified_is_refused_before_training(known, tmp_path, capsys):

@@ -68,7 +68,8 @@ def without_place(remark: str) -> str:
     if not remark.startswith(READ_FROM):
         return remark
     # A folder's name may hold a semicolon too: the notes are those at the end.
-    place, notes = remark.removeprefix(READ_FROM), []
+    notes: list[str] = []
+    place = remark.removeprefix(READ_FROM)
     while (cut := place.rfind("; ")) >= 0 and place[cut + 2 :].startswith(_NOTES):
         place, notes = place[:cut], [place[cut + 2 :], *notes]
     last = Path(place).name

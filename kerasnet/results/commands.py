@@ -171,8 +171,7 @@ def verify(
     else:
         _say(f"\n{report(verdict)}", console)
     if verdict.disagreements:
-        said = "; ".join(verdict.disagreements)
-        raise DisagreementError(f"{file}: was not repeated: {said}. The run is {verdict.run}")
+        raise DisagreementError(f"{file}: {verdict.message}")
 
 
 def _say(text: str, console: Console | None = None) -> None:
