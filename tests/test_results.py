@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import kerasnet
 from kerasnet.config import new_run, read_config
 from kerasnet.data.places import without_place
 from kerasnet.document import DocumentError, to_yaml
-from kerasnet.errors import BadInputError, DisagreementError
+from kerasnet.errors import BadInputError, DisagreementError, InterruptedRunError
 from kerasnet.files import shipped
 from kerasnet.registry import load_registry
 from kerasnet.repeating import differences, fit_line, fit_options, portable
@@ -626,6 +627,21 @@ def test_a_disagreement_elsewhere_says_what_few_seeds_cannot_tell(verdict):
     assert "too few seeds (1)" in elsewhere.message
     assert "too few seeds" not in replace(elsewhere, seeds=3).message
     assert "cpus 2 there, 64 here" in report(elsewhere)
+
+
+def test_an_interrupted_verification_is_begun_again(known, tmp_path, capsys, monkeypatch):
+    """Going on with its run folder would read the test set."""
+    file, _ = known
+
+    def interrupted(run, console, test):
+        raise InterruptedRunError(f"Go on with: kerasnet fit --resume {run.path}", signal.SIGTERM)
+
+    monkeypatch.setattr("kerasnet.api.train_run", interrupted)
+    words = ["results", "verify", str(file), "--out", str(tmp_path / "run")]
+    code, _, err = run_cli(capsys, *words)
+    assert code == 143
+    assert f"Begin again with: kerasnet results verify {file}" in err
+    assert "--resume" not in err
 
 
 def test_what_cannot_be_verified_is_refused_before_training(known, tmp_path, capsys):
