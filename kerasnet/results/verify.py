@@ -150,10 +150,10 @@ def tolerance(card: Card, epoch: int, field: str) -> float | None:
 
     On one machine two runs of `resnet8` gave the same five digits. mixed_bfloat16 in place of
     float32, which rounds far more coarsely than another machine, stays within sampling alone for
-    `resnet8` (over two epochs at most 0.07 points of accuracy on CIFAR-10, where sampling alone does
-    0.22; 0.9 on digits, five seeds), but not for `resnet50` on digits (6.8 points, five times what
-    sampling does, and 21 % of the loss), whose seeds lie as far apart: a card of such a net needs
-    three of them.
+    `resnet8` (over two epochs at most 0.07 points of accuracy on CIFAR-10, where sampling alone
+    does 0.22; 0.9 on digits, five seeds), but not for `resnet50` on digits (6.8 points, five times
+    what sampling does, and 21 % of the loss), whose seeds lie as far apart: a card of such a net
+    needs three of them.
 
     Args:
         card: the card.
