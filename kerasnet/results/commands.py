@@ -66,7 +66,7 @@ def add(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN…",
+            metavar="RUN",
             help="Finished runs that differ in their seeds alone, or a folder of seed-0, seed-1, …",
         ),
     ],
