@@ -218,7 +218,10 @@ def result_of(run: Run) -> dict[str, Any]:
 
 
 def train_run(
-    run: Run, console: Console | None = None, config: schema.RunConfig | None = None
+    run: Run,
+    console: Console | None = None,
+    config: schema.RunConfig | None = None,
+    test: bool = True,
 ) -> dict[str, Any]:
     """Train a run folder to its end, write its report, and return its summary.
 
@@ -226,6 +229,7 @@ def train_run(
         run: the folder; training goes on from its newest checkpoint.
         console: where progress goes.
         config: in place of the one in the folder.
+        test: whether the test set is read, once, at the end; without that there is no report.
 
     Raises:
         KerasnetError: as `fit`.
@@ -248,8 +252,9 @@ def train_run(
     from kerasnet.report import write_report
     from kerasnet.train import fit as train
 
-    result = train(run, config=config, console=console)
-    write_report(run.path)
+    result = train(run, config=config, console=console, test=test)
+    if test:
+        write_report(run.path)
     return result
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -17,6 +16,7 @@ import typer
 from kerasnet import __version__
 from kerasnet.bench.commands import app as bench_app
 from kerasnet.errors import BadInputError, KerasnetError, did_you_mean, is_wrong_name
+from kerasnet.results.commands import app as results_app
 from kerasnet.tune.commands import app as tune_app
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(bench_app)
+app.add_typer(results_app)
 app.add_typer(tune_app)
 
 RegistryOption = Annotated[
@@ -152,7 +153,7 @@ def show(
 
 @app.command(epilog=_example("kerasnet validate mine.yaml"))
 def validate(
-    file: Annotated[str, typer.Argument(help="A registry, a search space or a config.yaml.")],
+    file: Annotated[str, typer.Argument(help="A registry, a space, a config.yaml or a card.")],
     as_json: JsonOption = False,
 ) -> None:
     """Check a file: every key, value, reference and shape; errors name line and column."""
@@ -425,7 +426,7 @@ def fit(
         ),
     ] = None,
     config: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Repeat a run's config.yaml.")
+        str | None, typer.Option(metavar="FILE", help="Repeat a run's config.yaml or a card.")
     ] = None,
     from_search: Annotated[
         str | None,
@@ -733,6 +734,7 @@ def lr_find(
 ) -> None:
     """Find a learning rate by one short training in which it grows (Smith 2015)."""
     from kerasnet import api
+    from kerasnet.repeating import fit_line
 
     options = {
         "recipe": recipe, "dataset": dataset, "data_dir": data_dir, "batch_size": batch_size,
@@ -750,18 +752,8 @@ def lr_find(
     _say(console, f"suggested learning rate {suggestion.rate:g}", style="bold green")
     _say(console, suggestion.reason)
     given = {**options, "registry": registry, "learning_rate": suggestion.rate}
-    _say(console, f"train with it: {_fit_line(name, given)}")
+    _say(console, f"train with it: {fit_line(name, given)}")
     _say(console, f"curve: {found.folder}/lr-find.png (.csv, .json)")
-
-
-def _fit_line(name: str, options: dict[str, Any]) -> str:
-    """Return the shell line of `fit` with the options that say something."""
-    usual = {"dataset": "cifar10", "precision": "auto", "seed": 0}
-    words = ["kerasnet", "fit", name]
-    for option, value in options.items():
-        if value is not None and value != usual.get(option):
-            words += [f"--{option.replace('_', '-')}", str(value)]
-    return shlex.join(words)
 
 
 # ---------------------------------------------------------------------------- entry

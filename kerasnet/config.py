@@ -482,12 +482,12 @@ def validated(document: Document) -> tuple[schema.RunConfig, Plan]:
 
 
 def read_config(file: str | os.PathLike[str]) -> schema.RunConfig:
-    """Read a `config.yaml`.
+    """Read a `config.yaml`, or the configuration in a result card.
 
     Raises:
         DocumentError: it is no configuration; with line and column of each problem.
     """
-    document = read(file)
+    document = _inside_card(read(file))
     try:
         return validated(document)[0]
     except DocumentError as error:
@@ -496,3 +496,12 @@ def read_config(file: str | os.PathLike[str]) -> schema.RunConfig:
             raise
         hint = f"it was written by kerasnet {shown(str(wrote))}; this is {__version__}"
         raise DocumentError([*error.problems, Problem((), f"{file}: {hint}")]) from error
+
+
+def _inside_card(document: Document) -> Document:
+    """Return the configuration that a result card holds; any other document as it is."""
+    inner = document.data.get("config")
+    if not isinstance(inner, dict) or "architecture" in document.data:
+        return document
+    places = {path[1:]: at for path, at in document.places.items() if path[:1] == ("config",)}
+    return Document(inner, places)

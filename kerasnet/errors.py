@@ -39,6 +39,16 @@ class EnvironmentFaultError(KerasnetError):
     exit_code = 4
 
 
+class DisagreementError(KerasnetError):
+    """A result was repeated, and something else came out.
+
+    It has a code of its own: nothing that was written or named is wrong, training went well, and so
+    did the machine; whoever verifies results must tell this from all of these.
+    """
+
+    exit_code = 5
+
+
 class OutOfMemoryFaultError(EnvironmentFaultError):
     """Memory ran out, which a smaller model or batch may not need."""
 

@@ -86,6 +86,18 @@ def confirm(
     return schema.Precision(requested="auto", resolved=policy, reason=reason)
 
 
+def gpu_name(devices: list[str]) -> str | None:
+    """Return the name of the NVIDIA GPU that is used, None where none is.
+
+    Args:
+        devices: those of the backend; see `confirm`.
+    """
+    if all(device.startswith("cpu") for device in devices):
+        return None
+    found = gpu_compute_capability()
+    return found[0] if found else None
+
+
 def gpu_compute_capability() -> tuple[str, float] | None:
     """Return the first NVIDIA GPU's name and compute capability, or None where there is none."""
     tool = shutil.which("nvidia-smi")

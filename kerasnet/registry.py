@@ -485,7 +485,9 @@ def _built_in() -> Document:
 
 
 def validate_file(file: str) -> dict[str, int]:
-    """Check a registry, a search space or a run's configuration, told apart by their keys.
+    """Check a registry, a search space, a run's configuration or a result card.
+
+    They are told apart by their keys.
 
     Returns:
         How many of what the file holds, such as `{"models": 4, "blocks": 7}`.
@@ -502,5 +504,10 @@ def validate_file(file: str) -> dict[str, int]:
 
         config, plan = validated(document)
         return {"epochs": config.recipe.epochs, "layers": len(plan.layers)}
+    if "test_accuracy" in document.data:
+        from kerasnet.results.card import Card
+
+        card = validate(Card, document)
+        return {"runs": len(card.runs), "epochs": card.epochs}
     overlay(document)
     return {section: len(entries) for section, entries in document.data.items()}

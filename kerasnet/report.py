@@ -297,7 +297,17 @@ def _numbers(
     return values
 
 
-def _read_predictions(path: Path, classes: int | None) -> Predictions | None:
+def read_predictions(path: Path, classes: int | None) -> Predictions | None:
+    """Return what a `predictions.npz` holds, None where it is missing or empty.
+
+    Args:
+        path: the file, which may come from a stranger.
+        classes: how many there must be, if that is known.
+
+    Raises:
+        BadInputError: it is damaged, or labels and probabilities do not fit each other.
+        EnvironmentFaultError: it cannot be read.
+    """
     if not path.exists() or path.stat().st_size == 0:
         return None
     try:
@@ -363,7 +373,7 @@ def _read_run(folder: Path) -> _Run:
         raise BadInputError(f"{folder}: expected a run folder, received no folder of that name.")
     config, text = _read_config(folder / "config.yaml")
     classes = config.classes if config else None
-    predictions = _read_predictions(folder / "predictions.npz", classes)
+    predictions = read_predictions(folder / "predictions.npz", classes)
     width = predictions.probabilities.shape[1] if predictions else (classes or 0)
     run = _Run(
         folder=folder,

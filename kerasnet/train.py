@@ -379,9 +379,11 @@ def _write_facts(training: Training) -> None:
     run = training.run
     run.reopen()
     run.write_config(training.config)
+    devices = backend.devices()
     facts = {
         "backend": keras.backend.backend(),
-        "devices": backend.devices(),
+        "devices": devices,
+        "gpu": precision.gpu_name(devices),
         "data": training.data.source.located.remark,
     }
     for name, (old, new) in run.write_environment(facts).items():

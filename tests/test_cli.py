@@ -35,6 +35,7 @@ LIGHT = [
     ["summary", "vgg16", "--explain"],
     ["summary", "bottleneck_sum"],
     ["schema"],
+    ["results"],
     ["diff", "resnet50", "vgg16"],
     ["diff", "resnet8", "CONFIG"],
 ]

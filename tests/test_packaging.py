@@ -24,18 +24,22 @@ def wheel(tmp_path_factory):
     return file
 
 
-def test_the_wheel_holds_registry_spaces_schemas_and_templates(wheel):
+def test_the_wheel_holds_registry_spaces_cards_schemas_and_templates(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     spaces = {f"kerasnet/_data/tuning/{p.name}" for p in (ROOT / "tuning").glob("*.yaml")}
     assert spaces
     assert spaces <= names
+    cards = {f"kerasnet/_data/results/{p.name}" for p in (ROOT / "results").iterdir()}
+    assert cards
+    assert cards <= names
     assert {"kerasnet/_data/registry.yaml", "kerasnet/templates/report.html.j2"} <= names
     assert {f"kerasnet/schemas/{kind}.schema.json" for kind in KINDS} <= names
     top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"kerasnet"}
 
 
-def test_light_commands_work_from_an_unpacked_wheel_in_any_folder(wheel, tmp_path):
+@pytest.mark.parametrize(("words", "said"), [(["list"], "resnet50"), (["results", "--json"], "[")])
+def test_light_commands_work_from_an_unpacked_wheel_in_any_folder(words, said, wheel, tmp_path):
     # An environment of its own, sharing only the dependencies' folder.
     target = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
@@ -44,14 +48,14 @@ def test_light_commands_work_from_an_unpacked_wheel_in_any_folder(wheel, tmp_pat
         "import sys, kerasnet\n"
         f"assert kerasnet.__file__.startswith({str(target)!r}), kerasnet.__file__\n"
         "from kerasnet.cli import main\n"
-        "main(['list'])\n"
+        f"main({words!r})\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(target)}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "resnet50" in done.stdout
+    assert said in done.stdout
 
 
 @pytest.mark.slow

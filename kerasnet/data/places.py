@@ -53,6 +53,30 @@ _TFDS_NAME = re.compile(
 )
 
 
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+READ_FROM = "read from "
+# What a remark says after the place, each part by its first words.
+_NOTES = ("stored as ", "no test ")
+
+
+def without_place(remark: str) -> str:
+    """Return a data set's remark without the folder that the images were read from.
+
+    The folder's or archive's own name stays, or the version that it is a folder of:
+    `version 3.0.2; stored as JPEG`.
+    """
+    if not remark.startswith(READ_FROM):
+        return remark
+    # A folder's name may hold a semicolon too: the notes are those at the end.
+    notes: list[str] = []
+    place = remark.removeprefix(READ_FROM)
+    while (cut := place.rfind("; ")) >= 0 and place[cut + 2 :].startswith(_NOTES):
+        place, notes = place[:cut], [place[cut + 2 :], *notes]
+    last = Path(place).name
+    what = f"version {last}" if _VERSION.fullmatch(last) else f"{READ_FROM}{last}"
+    return "; ".join([what, *notes])
+
+
 def dataset_spec(name: str, datasets: Mapping[str, schema.Dataset]) -> schema.Dataset:
     """Return what is known of a data set.
 
@@ -174,7 +198,7 @@ def _locate_folder(name: str, spec: schema.Dataset, data_dir: str | Path | None)
     for folder in tried:
         if folder.is_dir():
             source = Folder(folder)
-            remark = f"read from {folder}"
+            remark = f"{READ_FROM}{folder}"
             if source.held_out:
                 remark += f"; no test folder: {TEST_FRACTION:.0%} held out for it"
             return _described("folder", folder, source, spec, remark)
@@ -185,7 +209,7 @@ def _newest(folder: Path, version: str | None) -> Path | None:
     if not folder.is_dir():
         return None
     names = (p.name for p in folder.iterdir() if p.is_dir())
-    found = [n for n in names if re.fullmatch(r"\d+\.\d+\.\d+", n) and version in (None, n)]
+    found = [n for n in names if _VERSION.fullmatch(n) and version in (None, n)]
     newest = max(found, key=lambda n: [int(part) for part in n.split(".")], default=None)
     return folder / newest if newest else None
 
@@ -217,7 +241,7 @@ def find_prepared(source: str, places: list[Path], spec: schema.Dataset) -> Loca
             folder = next(iter(found.values()), None)
         if folder is not None:
             prepared = Prepared(folder)
-            remark = f"read from {folder}{prepared.remark}"
+            remark = f"{READ_FROM}{folder}{prepared.remark}"
             return _described("tfds", folder, prepared, spec, remark)
     return None
 
@@ -251,7 +275,7 @@ def _find_archive(source: str, places: list[Path], spec: schema.Dataset) -> Loca
             found = [p for p in packed if p.is_file()] + [p for p in unpacked if p.is_dir()]
             if found:
                 archive = Archive(found[0], name)
-                return _described("archive", found[0], archive, spec, f"read from {found[0]}")
+                return _described("archive", found[0], archive, spec, f"{READ_FROM}{found[0]}")
     return None
 
 

@@ -1,0 +1,1 @@
+"""Result cards: what runs came to, how to repeat them, and whether that gives the same again."""

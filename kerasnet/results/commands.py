@@ -1,0 +1,180 @@
+"""`kerasnet results …`: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def _example(*lines: str) -> str:
+    # \b keeps the help formatter from joining lines.
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+app = typer.Typer(
+    name="results",
+    help="List what was reached, with the card behind each number; add cards and verify them.",
+    rich_markup_mode=None,
+    invoke_without_command=True,
+    epilog=_example(
+        "kerasnet results",
+        "kerasnet results add runs/resnet20-0 runs/resnet20-1 runs/resnet20-2",
+        "kerasnet results verify resnet20-cifar10-small-60",
+        "kerasnet results table README.md",
+    ),
+)
+
+FolderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--results", metavar="DIR", help="Of the cards. [default: those that ship with kerasnet]"
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.callback()
+def list_(
+    context: typer.Context, results: FolderOption = None, as_json: JsonOption = False
+) -> None:
+    """List the result cards: what was reached by which recipe, how often, and on what."""
+    if context.invoked_subcommand is not None:
+        return
+    from kerasnet.results.card import cards_in
+    from kerasnet.results.table import facts, overview
+
+    cards = cards_in(results)
+    if as_json:
+        rows = [facts(name, card) for name, card in cards.items()]
+        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+    else:
+        typer.echo(overview(cards))
+
+
+@app.command(
+    epilog=_example(
+        "kerasnet results add runs/resnet50-20",
+        "kerasnet results add runs/seeds --predicted 0.91 --name resnet20-long",
+    )
+)
+def add(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN",
+            help="Finished runs that differ in their seeds alone, or a folder of seed-0, seed-1, …",
+        ),
+    ],
+    name: Annotated[
+        str | None, typer.Option(help="The card's. [default: MODEL-DATASET-RECIPE-EPOCHS]")
+    ] = None,
+    results: Annotated[
+        str, typer.Option("--results", metavar="DIR", help="Where the card is written.")
+    ] = "results",
+    predicted: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="FRACTION",
+            help="The accuracy that was expected before the runs were made.",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write over another card of this name.")
+    ] = False,
+    registry: Annotated[
+        str | None,
+        typer.Option("--registry", metavar="FILE", help="YAML laid over the built-in one."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the card of one configuration's finished runs."""
+    from kerasnet.registry import load_registry
+    from kerasnet.results.add import add as write
+    from kerasnet.results.table import accuracy, facts
+
+    file, card = write(
+        runs, name=name, folder=results, predicted=predicted, force=force,
+        registry=load_registry(registry),
+    )  # fmt: skip
+    if as_json:
+        typer.echo(json.dumps({"file": str(file), **facts(file.stem, card)}, indent=2,
+                              ensure_ascii=False))  # fmt: skip
+        return
+    _say(
+        f"{file}: {card.model} on {card.dataset} ({card.data_remark}), {card.recipe}, "
+        f"{card.epochs} epochs: test accuracy {accuracy(card)}\n"
+        f"again: {card.command}\nhold it against its beginning: kerasnet results verify {file}"
+    )
+
+
+@app.command(epilog=_example("kerasnet results table README.md"))
+def table(
+    page: Annotated[
+        str, typer.Argument(metavar="FILE", help="A page with <!-- results --> <!-- /results -->.")
+    ],
+    results: FolderOption = None,
+) -> None:
+    """Write the table of all cards into a page, between its markers."""
+    from kerasnet.results.table import update
+
+    changed = update(page, results)
+    typer.echo(f"{page}: {'written' if changed else 'says this already'}")
+
+
+@app.command(
+    epilog=_example(
+        "kerasnet results verify resnet20-cifar10-small-60",
+        "kerasnet results verify results/mine.json --data-dir ~/data --json",
+    )
+)
+def verify(
+    card: Annotated[str, typer.Argument(metavar="CARD", help="A card's name or file.")],
+    results: FolderOption = None,
+    data_dir: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where the data are looked for first.")
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="A new run folder. [default: runs/verify-…]"),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object at the end; progress to stderr.")
+    ] = False,
+) -> None:
+    """Repeat a card's first two epochs and hold them against its curve.
+
+    Exits with 0 if they agree and with 5 if they do not. The test set is not read.
+    """
+    from rich.console import Console
+
+    from kerasnet.errors import DisagreementError
+    from kerasnet.files import check_new
+    from kerasnet.results.card import find_card, read_card
+    from kerasnet.results.verify import report
+    from kerasnet.results.verify import verify as repeat
+
+    file = find_card(card, results)
+    known = read_card(file)
+    if out:
+        check_new(out)
+    console = Console(stderr=as_json)
+    verdict = repeat(str(file), known, data_dir=data_dir, out=out, console=console)
+    if as_json:
+        typer.echo(json.dumps(verdict.to_json(), indent=2, ensure_ascii=False))
+    else:
+        _say(f"\n{report(verdict)}", console)
+    if verdict.disagreements:
+        raise DisagreementError(f"{file}: {verdict.message}")
+
+
+def _say(text: str, console: Console | None = None) -> None:
+    from rich.console import Console
+
+    (console or Console()).print(text, highlight=False, soft_wrap=True, markup=False)
