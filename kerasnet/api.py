@@ -46,7 +46,8 @@ def create_model(
         classes: outputs of the classifier; the model's own if not given.
         input_shape: (height, width, channels); the model's own if not given.
         weights: a file of any format of `convert`, such as a run's
-            `checkpoints/last.safetensors` or a PyTorch checkpoint.
+            `checkpoints/last.safetensors` or a PyTorch checkpoint; or `pretrained`: those that ship
+            with kerasnet.
         features: True, or names of layers: return a dict of the stages' outputs instead of logits.
         preprocessing: True: take uint8 images and return probabilities, by the inference block in
             the weights file. A data set's name: by that data set's mean and standard deviation.
@@ -74,11 +75,13 @@ def create_model(
     from kerasnet.build import freeze as freeze_parts
     from kerasnet.convert import load_weights
     from kerasnet.plan import plan_model
+    from kerasnet.pretrained import weights_of
 
     registry = registry or load_registry()
     plan = plan_model(registry.architecture(name), input_shape, classes)
     if features is not False and preprocessing:
         raise BadInputError("`features` and `preprocessing` exclude each other")
+    weights = weights_of(weights, name, registry=registry)
     model = build(plan, policy=policy, seed=seed)
     metadata = load_weights(model, weights, reset_head=reset_head) if weights else {}
     if reset_head:

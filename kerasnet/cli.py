@@ -413,7 +413,8 @@ def fit(
         typer.Option(metavar="DIR", help="The run folder. [default: runs/MODEL-DATASET-TIME]"),
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Start from these; formats as for convert.")
+        str | None,
+        typer.Option(metavar="FILE|pretrained", help="Start from these; formats as for convert."),
     ] = None,
     reset_head: Annotated[
         bool, typer.Option("--reset-head", help="With --weights: begin the classifier anew.")
@@ -561,7 +562,11 @@ def evaluate(
     ] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="A model.")] = None,
     weights: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Its weights; formats as for convert.")
+        str | None,
+        typer.Option(
+            metavar="FILE|pretrained",
+            help="Its weights; formats as for convert. pretrained: those that ship with kerasnet.",
+        ),
     ] = None,
     dataset: Annotated[
         str | None,

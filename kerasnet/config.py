@@ -21,6 +21,7 @@ from kerasnet.document import (
 )
 from kerasnet.errors import BadInputError, did_you_mean
 from kerasnet.plan import Plan, plan_model
+from kerasnet.pretrained import weights_of
 from kerasnet.registry import Registry, load_registry
 
 # The options that stand for one field of a configuration, and that field's path.
@@ -81,7 +82,7 @@ def resolve(
         precision_request: `auto`, `float32`, `mixed_bfloat16` or `mixed_float16`.
         seed: of data order, augmentation, initial weights and the validation split.
         limit_train: train on this many images only.
-        weights: file the first weights are read from.
+        weights: file the first weights are read from, or `pretrained`.
         layers: `fast` or `stock`, see `build.build`.
         overrides: values of single fields by path, such as `recipe.epochs`.
 
@@ -117,6 +118,7 @@ def resolve(
             jit_compile=backend.name() == "jax",
         ),
     )
+    weights = weights_of(weights, model, dataset, registry)
     given = {"seed": seed, "weights": _text(weights), "data.limit_train": limit_train}
     return with_values(config, {**given, **(overrides or {})})
 

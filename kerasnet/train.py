@@ -63,7 +63,12 @@ IntArray = NDArray[np.int64]
 MAX_ROLLBACKS = 10
 
 
-def _read_data(config: schema.RunConfig) -> TrainingData:
+def read_data(config: schema.RunConfig) -> TrainingData:
+    """Read a run's training images, and those it holds back; never the test images.
+
+    Raises:
+        BadInputError: they are not found, damaged, or of other classes than the configuration's.
+    """
     size = (config.input[0], config.input[1])
     source = datasets.load_dataset(
         config.data.name, spec=config.data.spec, data_dir=config.data.data_dir, size=size
@@ -190,7 +195,7 @@ def _fit(
             f"{run.checkpoints}: no checkpoint is left to go on from. Begin a new run, from the "
             f"last weights with --weights {run.last_weights}"
         )
-    data = _read_data(config)
+    data = read_data(config)
     reading = time.monotonic()
     if test:
         # Hours of training must not end at a damaged file that could have been known of.
@@ -272,7 +277,7 @@ def find_rate(config: schema.RunConfig, folder: Path, console: Console) -> range
     """
     backend.load(deterministic=config.execution.deterministic)
     keras.utils.set_random_seed(config.seed)
-    data = _read_data(config)
+    data = read_data(config)
     batch = min(config.recipe.batch_size, len(data.train))
     with _memory(f"{folder}: measuring at batch size {batch}", "--batch-size"):
         config = _settled(config, data, console)
@@ -566,20 +571,29 @@ def test_model(
             measured without it, and written, stays what it is.
     """
     split = source.load("test")
-    pipeline = datasets.evaluation_pipeline(
-        split, inference=source.inference, batch_size=config.execution.evaluation_batch_size
-    )
-    logits = np.asarray(model.predict(pipeline, verbose=0), "float64")
+    logits = logits_of(model, config, split, source.inference)
     if run is not None:
         run.write_predictions(split.labels, np.exp(_log_probabilities(logits)))
-    accuracy, loss = _scores(logits, split.labels)
+    accuracy, loss = scores(logits, split.labels)
     found = {"test_accuracy": accuracy, "test_loss": loss, "test_images": len(split)}
     if tta is None:
         return found
-    mirrored = pipeline.map(lambda images, labels: (images[:, :, ::-1], labels))
-    both = (logits + np.asarray(model.predict(mirrored, verbose=0), "float64")) / 2
-    accuracy, loss = _scores(both, split.labels)
+    mirrored = dataclasses.replace(split, images=np.ascontiguousarray(split.images[:, :, ::-1]))
+    both = (logits + logits_of(model, config, mirrored, source.inference)) / 2
+    accuracy, loss = scores(both, split.labels)
     return {**found, "tta": tta, "test_accuracy_tta": accuracy, "test_loss_tta": loss}
+
+
+def logits_of(
+    model: keras.Model, config: schema.RunConfig, split: datasets.Split,
+    inference: schema.Inference,
+) -> FloatArray:  # fmt: skip
+    """Return the logits of a split's images, float64 (n, classes)."""
+    pipeline = datasets.evaluation_pipeline(
+        split, inference=inference, batch_size=config.execution.evaluation_batch_size
+    )
+    found: FloatArray = np.asarray(model.predict(pipeline, verbose=0), "float64")
+    return found
 
 
 def _log_probabilities(logits: FloatArray) -> FloatArray:
@@ -588,7 +602,7 @@ def _log_probabilities(logits: FloatArray) -> FloatArray:
     return found
 
 
-def _scores(logits: FloatArray, labels: IntArray) -> tuple[float, float]:
+def scores(logits: FloatArray, labels: IntArray) -> tuple[float, float]:
     """Return the accuracy and the mean cross-entropy of logits (n, classes), labels (n,)."""
     chosen = _log_probabilities(logits)[np.arange(len(labels)), labels]
     return float((logits.argmax(axis=1) == labels).mean()), float(-chosen.mean())

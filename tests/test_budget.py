@@ -253,7 +253,7 @@ def test_a_program_may_give_seconds(tmp_path, measured):
 @pytest.mark.parametrize("split", [0.1, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_what_is_measured_leaves_nothing_behind(tmp_path, tiny, split):
     from kerasnet.registry import load_registry
-    from kerasnet.train import _read_data, _settled, make_model
+    from kerasnet.train import _settled, make_model, read_data
 
     registry = load_registry(tiny[2])
     options = {"dataset": "digits", "limit_train": 100, "precision": "float32"}
@@ -261,7 +261,7 @@ def test_what_is_measured_leaves_nothing_behind(tmp_path, tiny, split):
         new_run("tiny", options, registry), {"recipe.validation_split": split}
     )
     console = Console(quiet=True)
-    data = _read_data(config)
+    data = read_data(config)
     config = _settled(config, data, console)
     training = Training(Run(tmp_path), config, data, console, None, None, Progress(), Arrays())
     loads, load = [], type(data.source).load

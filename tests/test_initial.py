@@ -394,7 +394,7 @@ def expected_of(config) -> dict[str, np.ndarray]:
     """Return the first weights of a run, worked out beside it."""
     plan = configs.plan(config)
     model = build(plan, seed=config.seed)
-    loaded = train._read_data(config)
+    loaded = train.read_data(config)
     inference = loaded.source.inference
     initial.apply(model, plan, config.recipe.initial, loaded.train, inference, config.seed)
     return {k: v for k, v in arrays(model).items() if "moving" not in k}
@@ -441,7 +441,7 @@ def test_weights_of_a_file_stay_what_they_are(file, tmp_path):
     start = build(configs.plan(config), seed=9)
     save_weights(start, tmp_path / "start.safetensors")
     config = tiny(file, weights=tmp_path / "start.safetensors")
-    model = train._first_model(config, train._read_data(config))
+    model = train._first_model(config, train.read_data(config))
     for key, array in arrays(start).items():
         assert array.tobytes() == arrays(model)[key].tobytes()
 

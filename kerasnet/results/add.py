@@ -43,6 +43,7 @@ def add(
     folder: str | os.PathLike[str] = "results",
     predicted: float | None = None,
     force: bool = False,
+    weights: bool = False,
     registry: Registry | None = None,
 ) -> tuple[Path, Card]:
     """Write the card of finished runs of one configuration.
@@ -54,6 +55,7 @@ def add(
         folder: where cards are.
         predicted: the test accuracy, a fraction, that was expected before the runs were made.
         force: replace a card of this name that says something else.
+        weights: write the first run's weights beside the card, in float16; see `ship.ship`.
         registry: what the command that repeats the runs is held against; the built-in one if not
             given.
 
@@ -71,14 +73,18 @@ def add(
         raise BadInputError(f"--name takes letters, digits and . _ + -, not '{shown(name)}'")
     file = Path(folder) / f"{name}.json"
     card = make_card(runs, file, predicted=predicted, registry=registry)
+    if file.exists() and not force:
+        _check_same(file, card)
+    if weights:
+        from kerasnet.results.ship import ship
+
+        card = card.model_copy(update={"shipped": ship(runs[0], Path(folder))})
     text = to_text(card).encode()
     if len(text) > MAX_BYTES:
         raise BadInputError(
             f"{file}: would come to {len(text):,} bytes, more than the {MAX_BYTES:,} that are "
             "read; add fewer seeds"
         )
-    if file.exists() and not force:
-        _check_same(file, card)
     write_atomically(file, text)
     return file, card
 
@@ -119,7 +125,9 @@ def _check_same(file: Path, card: Card) -> None:
         old = read_card(file)
     except DocumentError as error:
         raise BadInputError(f"{file}: is there already, and no card. {way_out}") from error
-    here, there = (c.model_dump(mode="json", by_alias=True) for c in (card, old))
+    here, there = (
+        c.model_dump(mode="json", by_alias=True, exclude={"shipped"}) for c in (card, old)
+    )
     for field, value in here.items():
         if value != there[field]:
             raise BadInputError(

@@ -26,6 +26,8 @@ from kerasnet.files import read_json, shipped
 MAX_BYTES = 2**22
 MAX_RUNS = 100
 MAX_CARDS = 2_000
+# Of the tensors; a header comes on top of them.
+MAX_SHIPPED_BYTES = 1_000_000
 _LINE = 110
 
 Text = Annotated[str, Field(min_length=1, max_length=1_000)]
@@ -74,6 +76,25 @@ class Hardware(schema.Strict):
     gpu: Text | None = None
 
 
+class Shipped(schema.Strict):
+    """Weights in float16 that ship beside the card.
+
+    `test_accuracy` is theirs, after rounding; the losses are before and after the logits are
+    divided by the temperature, the test's without it.
+    """
+
+    file: Annotated[str, Field(pattern=r"^[0-9A-Za-z._+-]+\.safetensors$", max_length=200)]
+    bytes: Annotated[int, Field(ge=1, le=MAX_SHIPPED_BYTES + 2**17)]
+    sha256: Sha256
+    seed: Seed
+    temperature: schema.Positive
+    validation_images: Count
+    validation_loss_before: schema.Finite
+    validation_loss: schema.Finite
+    test_accuracy: Share
+    test_loss: schema.Finite
+
+
 class Card(schema.Strict):
     """`results/NAME.json`: accuracies are fractions, means are over the seeds, times in seconds.
 
@@ -102,6 +123,7 @@ class Card(schema.Strict):
     versions: dict[str, Text]
     config: schema.RunConfig
     runs: Annotated[list[SeedResult], Field(min_length=1, max_length=MAX_RUNS)]
+    shipped: Shipped | None = None
 
     @model_validator(mode="after")
     def _agrees(self) -> Card:

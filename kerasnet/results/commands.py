@@ -85,6 +85,12 @@ def add(
             help="The accuracy that was expected before the runs were made.",
         ),
     ] = None,
+    ship: Annotated[
+        bool,
+        typer.Option(
+            "--ship", help="Write the first run's weights beside it, in float16 and calibrated."
+        ),
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Write over another card of this name.")
     ] = False,
@@ -100,7 +106,7 @@ def add(
     from kerasnet.results.table import accuracy, facts
 
     file, card = write(
-        runs, name=name, folder=results, predicted=predicted, force=force,
+        runs, name=name, folder=results, predicted=predicted, force=force, weights=ship,
         registry=load_registry(registry),
     )  # fmt: skip
     if as_json:

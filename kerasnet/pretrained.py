@@ -1,0 +1,55 @@
+"""The weights that ship: trained by kerasnet itself, one file for a model and a data set."""
+
+from __future__ import annotations
+
+import os
+
+from kerasnet.errors import BadInputError
+from kerasnet.files import shipped
+from kerasnet.registry import Registry, load_registry
+
+# In place of a weights file.
+PRETRAINED = "pretrained"
+_ENDING = ".safetensors"
+
+
+def file_name(model: str, dataset: str) -> str:
+    """Return what a model's shipped weights for a data set are called."""
+    return f"{model}-{dataset}{_ENDING}"
+
+
+def weights_of(
+    weights: str | os.PathLike[str] | None, model: str, dataset: str | None = None,
+    registry: Registry | None = None,
+) -> str | os.PathLike[str] | None:  # fmt: skip
+    """Return a weights file: what was named, or for `pretrained` the one that ships.
+
+    Args:
+        weights: a file, `pretrained`, or None, which is returned.
+        model: a model's name.
+        dataset: what it was trained on; the only data set there is for this model if not given.
+        registry: whose data sets are looked for.
+
+    Raises:
+        BadInputError: none ships for the model, or for the data set, or several do.
+    """
+    if weights != PRETRAINED:
+        return weights
+    folder, known = shipped("results"), (registry or load_registry()).datasets
+    found = {name: folder / file_name(model, name) for name in known}
+    there = {name: file for name, file in found.items() if file.is_file()}
+    if dataset is not None:
+        there = {name: file for name, file in there.items() if name == dataset}
+    if len(there) == 1:
+        return next(iter(there.values()))
+    if there:
+        raise BadInputError(
+            f"weights '{PRETRAINED}': {model} was trained on {', '.join(there)}. Name the file: "
+            f"{', '.join(str(file) for file in there.values())}"
+        )
+    every = sorted(file.name.removesuffix(_ENDING) for file in folder.glob(f"*{_ENDING}"))
+    on = f" on {dataset}" if dataset else ""
+    raise BadInputError(
+        f"weights '{PRETRAINED}': none ship for {model}{on}; there are "
+        f"{', '.join(every) or 'none yet'}. Train it with: kerasnet fit {model}"
+    )

@@ -1,0 +1,178 @@
+"""Weights that ship: written from runs in float16, calibrated, found by one word, and as said."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import run_cli
+from rich.console import Console
+from safetensors.numpy import load_file, save_file
+
+import kerasnet
+from kerasnet import pretrained
+from kerasnet.convert import read_arrays
+from kerasnet.errors import BadInputError
+from kerasnet.results.add import add
+from kerasnet.results.card import MAX_SHIPPED_BYTES, cards_in, read_card
+from kerasnet.results.ship import best_temperature
+from kerasnet.runs import load_run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run; not to be changed."""
+    return kerasnet.fit(
+        "resnet8", dataset="digits", epochs=3, precision="float32", console=Console(quiet=True),
+        out=tmp_path_factory.mktemp("runs") / "run",
+    ).path  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def results(trained, tmp_path_factory):
+    """A folder with the run's card and weights."""
+    folder = tmp_path_factory.mktemp("kept") / "results"
+    add([trained], folder=folder, weights=True)
+    return folder
+
+
+@pytest.fixture
+def ships(results, monkeypatch):
+    """The folder, as if it shipped with kerasnet."""
+    monkeypatch.setattr(pretrained, "shipped", lambda _: results)
+    return results
+
+
+def test_a_run_s_weights_ship_beside_its_card(trained, results):
+    card = read_card(results / "resnet8-digits-digits-3.json")
+    file = results / "resnet8-digits.safetensors"
+    found = card.shipped
+    assert found is not None
+    assert (found.file, found.seed, found.validation_images) == (file.name, 0, 144)
+    assert found.bytes == file.stat().st_size < 200_000
+    assert found.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    halves, whole = load_file(file), load_file(load_run(trained).last_weights)
+    assert halves.keys() == whole.keys()
+    for key, array in whole.items():
+        assert halves[key].dtype == np.float16
+        np.testing.assert_allclose(halves[key], array, rtol=1e-3, atol=1e-6)
+    assert found.test_accuracy == pytest.approx(card.test_accuracy, abs=2.1 / 360)
+    assert found.validation_loss <= found.validation_loss_before
+    _, metadata = read_arrays(file)
+    assert metadata["inference"]["temperature"] == found.temperature
+    assert not [f for f in results.iterdir() if f.suffix not in (".json", ".safetensors")]
+
+
+def test_a_model_begins_with_them(ships):
+    card = read_card(ships / "resnet8-digits-digits-3.json")
+    digits = kerasnet.load_dataset("digits", size=(32, 32)).load("test")
+    model = kerasnet.create_model("resnet8", weights="pretrained", preprocessing=True)
+    found = model.predict(digits.images, verbose=0)
+    assert found.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    assert (found.argmax(axis=1) == digits.labels).mean() == card.shipped.test_accuracy
+    logits = kerasnet.create_model("resnet8", weights="pretrained").predict(
+        (digits.images / 255 - model_mean(ships)) / model_std(ships), verbose=0
+    )
+    cold = np.exp(logits / card.shipped.temperature)
+    np.testing.assert_allclose(found, cold / cold.sum(axis=1, keepdims=True), atol=2e-4)
+
+
+def inference(folder: Path) -> dict:
+    return read_arrays(folder / "resnet8-digits.safetensors")[1]["inference"]
+
+
+def model_mean(folder: Path) -> np.ndarray:
+    return np.array(inference(folder)["mean"])
+
+
+def model_std(folder: Path) -> np.ndarray:
+    return np.array(inference(folder)["std"])
+
+
+def test_they_are_evaluated_and_fine_tuned_by_the_word(ships, tmp_path, capfd):
+    card = read_card(ships / "resnet8-digits-digits-3.json")
+    code, out, _ = run_cli(capfd, "evaluate", "--model", "resnet8", "--weights", "pretrained",
+                           "--dataset", "digits", "--json")  # fmt: skip
+    assert code == 0
+    assert json.loads(out)["test_accuracy"] == card.shipped.test_accuracy
+    code, out, _ = run_cli(capfd, "fit", "resnet8", "--weights", "pretrained", "--dataset",
+                           "digits", "--dry-run", "--json")  # fmt: skip
+    assert code == 0
+    assert json.loads(out)["weights"] == str(ships / "resnet8-digits.safetensors")
+
+
+def test_what_does_not_ship_is_said(ships, capfd):
+    code, _, err = run_cli(capfd, "evaluate", "--model", "resnet20", "--weights", "pretrained",
+                           "--dataset", "digits")  # fmt: skip
+    assert code == 2
+    assert (
+        "weights 'pretrained': none ship for resnet20 on digits; there are resnet8-digits. Train "
+        "it with: kerasnet fit resnet20"
+    ) in err
+    with pytest.raises(BadInputError, match="none ship for resnet8 on cifar10"):
+        pretrained.weights_of("pretrained", "resnet8", "cifar10")
+
+
+def test_a_model_of_several_data_sets_asks_which(ships, tmp_path, monkeypatch):
+    both = shutil.copytree(ships, tmp_path / "results")
+    shutil.copy(both / "resnet8-digits.safetensors", both / "resnet8-cifar10.safetensors")
+    monkeypatch.setattr(pretrained, "shipped", lambda _: both)
+    with pytest.raises(BadInputError, match=r"resnet8 was trained on cifar10, digits\. Name the"):
+        pretrained.weights_of("pretrained", "resnet8")
+    found = pretrained.weights_of("pretrained", "resnet8", "digits")
+    assert found == both / "resnet8-digits.safetensors"
+    assert pretrained.weights_of("mine.pth", "resnet8") == "mine.pth"
+    assert pretrained.weights_of(None, "resnet8") is None
+
+
+def test_weights_that_float16_cannot_hold_do_not_ship(trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
+    file = load_run(run).last_weights
+    arrays, metadata = read_arrays(file)
+    arrays["stem_conv/kernel"] = arrays["stem_conv/kernel"] * 1e6
+    save_file(arrays, file, {key: json.dumps(value) for key, value in metadata.items()})
+    with pytest.raises(BadInputError, match=r"stem_conv/kernel: holds .* nothing above 65,504"):
+        add([run], folder=tmp_path / "results", weights=True)
+    assert not list((tmp_path / "results").glob("*"))
+
+
+def test_a_run_that_held_nothing_back_does_not_ship(tmp_path):
+    run = kerasnet.fit(
+        "resnet8", dataset="digits", epochs=1, precision="float32", console=Console(quiet=True),
+        limit_train=64, train_on="train+validation", out=tmp_path / "run",
+    ).path  # fmt: skip
+    with pytest.raises(BadInputError, match="held no validation images back"):
+        add([run], folder=tmp_path / "results", weights=True)
+
+
+@pytest.mark.parametrize("temperature", [0.25, 1.0, 3.0])
+def test_the_temperature_is_found_again(temperature):
+    rng = np.random.default_rng(0)
+    logits = 2 * rng.normal(size=(4000, 10))
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = np.array([rng.choice(10, p=share) for share in shares])
+    assert best_temperature(logits * temperature, labels) == pytest.approx(temperature, rel=0.06)
+
+
+SHIPPED = [name for name, card in cards_in().items() if card.shipped]
+
+
+@pytest.mark.parametrize("name", SHIPPED or [None])
+def test_what_ships_is_what_its_card_says(name):
+    if name is None:
+        pytest.skip("no weights ship yet")
+    card = cards_in()[name]
+    assert card.shipped is not None
+    file = pretrained.weights_of("pretrained", card.model, card.dataset)
+    assert Path(file).name == card.shipped.file
+    content = Path(file).read_bytes()
+    assert len(content) == card.shipped.bytes <= MAX_SHIPPED_BYTES + 2**17
+    assert hashlib.sha256(content).hexdigest() == card.shipped.sha256
+    arrays, metadata = read_arrays(file)
+    assert {array.dtype for array in arrays.values()} == {np.dtype(np.float16)}
+    assert metadata["inference"]["temperature"] == card.shipped.temperature
+    assert kerasnet.create_model(card.model, weights="pretrained", preprocessing=True)
