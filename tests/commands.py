@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 
@@ -39,3 +41,22 @@ def run_lightly(*arguments: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def assert_refused_lightly(bad: Sequence[tuple[Sequence[str], str]]) -> None:
+    """Hold that command lines are refused, each with a text, before TensorFlow or Keras load."""
+    code = (
+        "import contextlib, io, json, sys\n"
+        "from kerasnet.cli import main\n"
+        "for words, said in json.loads(sys.argv[1]):\n"
+        "    err = io.StringIO()\n"
+        "    with contextlib.redirect_stderr(err):\n"
+        "        try: main(words)\n"
+        "        except SystemExit as end: assert end.code == 2, (words, end.code)\n"
+        "    assert said in err.getvalue(), (words, err.getvalue())\n"
+        "assert not {'tensorflow', 'keras'} & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(bad)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from commands import run_cli
+from commands import assert_refused_lightly, run_cli
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -334,21 +334,7 @@ BAD = [
 
 
 def test_bad_input_is_refused_before_tensorflow_loads():
-    code = (
-        "import contextlib, io, json, sys\n"
-        "from kerasnet.cli import main\n"
-        "for words, said in json.loads(sys.argv[1]):\n"
-        "    err = io.StringIO()\n"
-        "    with contextlib.redirect_stderr(err):\n"
-        "        try: main(words)\n"
-        "        except SystemExit as end: assert end.code == 2, (words, end.code)\n"
-        "    assert said in err.getvalue(), (words, err.getvalue())\n"
-        "assert not {'tensorflow', 'keras'} & set(sys.modules)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(BAD)], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    assert_refused_lightly(BAD)
 
 
 @pytest.mark.slow

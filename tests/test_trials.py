@@ -84,12 +84,17 @@ def train(folder: SearchFolder, name: str, drawn: dict[str, Any] | None = None) 
     return found
 
 
-@pytest.mark.parametrize("lost_in", [None, 2, 3, 4])
-def test_a_trial_that_goes_on_is_judged_by_its_best_epoch_of_all(lost_in, tmp_path, training):
-    folder = begun(tmp_path, [RATES], 4, algorithm="grid")
+def train_four(folder: SearchFolder, training: Training) -> None:
+    """Train so many trials of four epochs as the median rule needs."""
     for name in "0123":
         training.curves[name] = [0.5, 0.6, 0.7, 0.8]
         train(folder, name)
+
+
+@pytest.mark.parametrize("lost_in", [None, 2, 3, 4])
+def test_a_trial_that_goes_on_is_judged_by_its_best_epoch_of_all(lost_in, tmp_path, training):
+    folder = begun(tmp_path, [RATES], 4, algorithm="grid")
+    train_four(folder, training)
     # Its third epoch is worse than the median, but its best so far is not.
     training.curves["4"] = [0.5, 0.9, 0.3, 0.95]
     if lost_in is not None:
@@ -102,9 +107,7 @@ def test_a_trial_that_goes_on_is_judged_by_its_best_epoch_of_all(lost_in, tmp_pa
 
 def test_a_process_that_is_lost_before_it_stops_a_hopeless_trial(tmp_path, training, monkeypatch):
     folder = begun(tmp_path, [RATES], 4, algorithm="grid")
-    for name in "0123":
-        training.curves[name] = [0.5, 0.6, 0.7, 0.8]
-        train(folder, name)
+    train_four(folder, training)
     training.curves["4"] = [0.1, 0.1, 0.1, 0.1]
     training.lost_in["4"] = 2
     look = trials.TrialRunner._watch
