@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import run_cli
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pages import Page, check_self_contained
@@ -218,6 +219,24 @@ def test_missing_run_folders_are_told(small: Path) -> None:
     page = page_of(small)
     assert "no run folder lies in trials/" in page.words
     assert not [label for label in page.pictures if label.startswith("Learning curves")]
+
+
+def test_an_outcome_is_published_without_the_machine_s_paths(small: Path, capsys) -> None:
+    file, search = small.parent / "found.json", json.loads((small / "search.json").read_text())
+    search["data_remark"] = "read from /home/me/data/cifar10/3.0.2; stored as JPEG"
+    (small / "search.json").write_text(json.dumps(search))
+    code, _, said = run_cli(capsys, "tune", "report", str(small), "--publish", str(file))
+    assert (code, said) == (0, f"{file}: written\n")
+    found = json.loads(file.read_text())
+    assert found["data_remark"] == "version 3.0.2; stored as JPEG"
+    assert [trial["values"] for trial in found["trials"]] == [t["values"] for t in search["trials"]]
+    assert not {"command", "runs", "attempts"} & (found.keys() | found["trials"][0].keys())
+    assert Search.model_validate(found).best is not None
+    (small / "search.json").write_text(json.dumps({**search, "complete": False}))
+    code, _, said = run_cli(capsys, "tune", "report", str(small), "--publish", str(file))
+    assert code == 2
+    assert f"the search is not complete. Go on with: kerasnet tune --resume {small}" in said
+    assert json.loads(file.read_text()) == found
 
 
 def test_a_trial_that_ended_since_is_told(small: Path) -> None:

@@ -180,6 +180,7 @@ def search(
         "kerasnet tune report runs/rates",
         "kerasnet tune report runs/rates --csv > trials.csv",
         "kerasnet tune report runs/rates --tensorboard logs",
+        "kerasnet tune report runs/rates --publish tuning/learning_rate.resnet20.json",
     )
 )
 def report(
@@ -190,11 +191,15 @@ def report(
         str | None,
         typer.Option(metavar="LOGDIR", help="Write the trials for TensorBoard's HParams there."),
     ] = None,
+    publish: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write the outcome there, without this machine's paths."),
+    ] = None,
 ) -> None:
     """Write what a search found, as one HTML page, JSON, CSV or for TensorBoard."""
     from kerasnet.tune.report import report as write
 
-    write(folder, as_json, as_csv, tensorboard)
+    write(folder, as_json, as_csv, tensorboard, publish)
 
 
 # ---------------------------------------------------------------------------- what is asked

@@ -170,6 +170,17 @@ class Search(BaseModel):
     best: Trial | None = None
     command: str | None = None
 
+    def published(self) -> dict[str, Any]:
+        """Return it as JSON without what concerns one machine alone, such as folders."""
+        from kerasnet.data.places import without_place
+
+        of_trials = {"data_remark", "runs", "attempts", "step", "exit_code"}
+        plain = self.model_dump(
+            mode="json", exclude={"command": True, "trials": {"__all__": of_trials},
+                                  "best": of_trials},
+        )  # fmt: skip
+        return {**plain, "data_remark": without_place(self.data_remark or "")}
+
     @property
     def ranked(self) -> list[Trial]:
         """The trials, best first; those without a score last."""

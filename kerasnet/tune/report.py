@@ -398,7 +398,10 @@ def _write_hparams(found: _Found, logdir: str | os.PathLike[str]) -> int:
     return write_events(logdir, found.search, found.asked.space, found.curves, started)
 
 
-def report(directory: str, as_json: bool, as_csv: bool, tensorboard: str | None) -> None:
+def report(
+    directory: str, as_json: bool, as_csv: bool, tensorboard: str | None,
+    publish: str | None = None,
+) -> None:  # fmt: skip
     """Print what a search found, or write its page and print the page's path.
 
     Args:
@@ -407,9 +410,12 @@ def report(directory: str, as_json: bool, as_csv: bool, tensorboard: str | None)
             pairs by trial.
         as_csv: print `search_csv`.
         tensorboard: also write event files into this folder, and say so on stderr.
+        publish: also write what was found to this file, without what concerns this machine alone,
+            and say so on stderr.
 
     Raises:
-        BadInputError: as `write_search_report`, or both JSON and CSV are asked for.
+        BadInputError: as `write_search_report`, or both JSON and CSV are asked for, or what is to
+            be published is not complete.
         EnvironmentFaultError: a file cannot be read or written.
     """
     if as_json and as_csv:
@@ -421,6 +427,9 @@ def report(directory: str, as_json: bool, as_csv: bool, tensorboard: str | None)
             f"{runs} for TensorBoard: tensorboard --logdir {shlex.quote(tensorboard)}",
             file=sys.stderr,
         )
+    if publish is not None:
+        _publish(found, publish)
+        print(f"{publish}: written", file=sys.stderr)
     if as_json:
         # By way of JSON, in which what is no finite number is null.
         plain = json.loads(found.search.model_dump_json())
@@ -429,3 +438,13 @@ def report(directory: str, as_json: bool, as_csv: bool, tensorboard: str | None)
         print(search_csv(found.search), end="")
     else:
         print(_write_page(found))
+
+
+def _publish(found: _Found, file: str) -> None:
+    if not found.search.complete:
+        way = SearchFolder(found.folder).resume_command
+        raise BadInputError(f"{found.folder}: the search is not complete. Go on with: {way}")
+    if not file.endswith(".json"):
+        raise BadInputError(f"--publish takes a file whose name ends in .json, not '{clean(file)}'")
+    plain = {**found.search.published(), "curves": found.curves}
+    write_atomically(Path(file), (json.dumps(plain, indent=2) + "\n").encode())
