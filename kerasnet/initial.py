@@ -106,18 +106,18 @@ def _branch_gammas(plan: Plan, gamma: float) -> Iterator[str]:
 
 
 def _shortcut_kernels(plan: Plan) -> list[str]:
-    """Return the kernels of projections of as many channels to as many, at stride 1."""
+    """Return the kernels of projections of as many channels to as many."""
     found = []
     for merge in _merges(plan):
         for layer in _way_back(plan, merge, merge.inputs[1]):
             if layer.type == "Conv2D":
                 before = plan.layer(layer.inputs[0])
-                if before.output_shape == layer.output_shape:
+                if before.output_shape[-1] == layer.output_shape[-1]:
                     found.append(f"{layer.name}/kernel")
                 break
     if not found:
-        raise _refused("shortcut", f"{plan.name} has no projection on a shortcut that keeps the "
-                                   "shape; leave it out")  # fmt: skip
+        raise _refused("shortcut", f"{plan.name} has no projection on a shortcut of as many "
+                                   "channels to as many; leave it out")  # fmt: skip
     return found
 
 

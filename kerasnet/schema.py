@@ -779,8 +779,8 @@ class Initial(Strict):
     )
     shortcut: Literal["identity"] | None = Field(
         None,
-        description="projections that keep the shape hand on their input (Zagoruyko & Komodakis "
-        "2017, DiracNets)",
+        description="projections of as many channels to as many hand on their input (Zagoruyko & "
+        "Komodakis 2017, DiracNets)",
     )
     shortcut_beta: Beta | None = Field(
         None,
