@@ -530,7 +530,7 @@ def test_a_search_space_names_them_by_path(tmp_path, capsys):
 
 
 def test_the_start_of_a_run_says_what_its_first_weights_are(file, tmp_path, capsys):
-    from kerasnet.cli import _start_of
+    from kerasnet.fitting import _start_of
 
     config = tiny(file)
     said = "branch_gamma 0.25, shortcut identity, convs identity, stem whitening"
