@@ -45,7 +45,9 @@ def test_the_page_names_every_field_of_a_recipe():
 
 def test_the_example_of_the_page_is_a_recipe(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (example,) = re.findall(r"^```yaml\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+    example, half = re.findall(r"^```yaml\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+    Path("half.yaml").write_text(half)
+    assert load_registry("half.yaml").recipes["half"].initial.shortcut == "identity"
     Path("mine.yaml").write_text(example)
     recipe = load_registry("mine.yaml").recipes["ingredients"]
     assert recipe.learning_rate_factors.norm_bias == 64

@@ -20,7 +20,7 @@ from kerasnet.pretrained import file_name
 from kerasnet.results.card import MAX_SHIPPED_BYTES, Shipped
 from kerasnet.runs import Run
 
-FloatArray = NDArray[np.floating[Any]]
+FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 
@@ -64,7 +64,7 @@ def ship(run: Run, folder: Path, data_dir: str | None = None) -> Shipped:
                    **measured)  # fmt: skip
 
 
-def _half(array: FloatArray, where: str) -> FloatArray:
+def _half(array: NDArray[np.floating[Any]], where: str) -> NDArray[np.float16]:
     with np.errstate(over="ignore"):
         half = array.astype(np.float16)
     if not np.isfinite(half).all():
