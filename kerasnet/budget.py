@@ -203,7 +203,7 @@ def _saving(model: keras.Model, training: Training) -> tuple[float, float]:
         trial = dataclasses.replace(
             training, run=Run(Path(folder)), progress=Progress(metrics=[row], best=score)
         )
-        saver = Saver(trial)
+        saver = Saver(trial, model)
         saver.save(model, {})
         state = saver.seconds
         saver.weights(model)
@@ -212,13 +212,8 @@ def _saving(model: keras.Model, training: Training) -> tuple[float, float]:
 
 def _train(model: keras.Model, training: Training, watch: Stopwatch) -> None:
     """Train for as many steps as it takes to know how long one is."""
-    config, data, steps = training.config, training.data, training.steps
     most = _MOST_EXECUTIONS * training.steps_per_execution
-    images = datasets.training_pipeline(
-        data.train, inference=data.source.inference, augment=config.recipe.augment,
-        allowed=config.data.spec.augment, batch_size=config.recipe.batch_size, seed=config.seed,
-        epochs=math.ceil(most / steps), classes=config.classes,
-    )  # fmt: skip
+    images = training.batches(math.ceil(most / training.steps))
     callbacks = StepCallbacks([watch], add_history=True, model=model)
     model.fit(images, shuffle=False, epochs=1, steps_per_epoch=most, callbacks=callbacks, verbose=0)
 

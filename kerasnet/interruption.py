@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -87,6 +88,16 @@ class Interruption:
         self._held = False
         if self.requested is not None:
             raise Interrupted(self.requested)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep a signal for a while; it raises at the end."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        self.release()
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         self.requested = signum

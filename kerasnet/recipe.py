@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -210,31 +209,6 @@ def make_optimizer(
 def inner(optimizer: Any) -> Any:
     """Return the optimiser that loss scaling may be wrapped around."""
     return getattr(optimizer, "inner_optimizer", optimizer)
-
-
-def swap_averages(model: keras.Model) -> None:
-    """Exchange the trainable variables and their moving averages; nothing where there are none.
-
-    Keras's `SwapEMAWeights` exchanges them on TensorFlow by adding and subtracting, which rounds.
-    """
-    optimizer = inner(model.optimizer)
-    if not optimizer.use_ema:
-        return
-    averages = optimizer._model_variables_moving_average
-    for variable, average in zip(optimizer._trainable_variables, averages, strict=True):
-        kept = keras.ops.convert_to_numpy(variable).copy()
-        variable.assign(average)
-        average.assign(kept)
-
-
-@contextlib.contextmanager
-def averaged(model: keras.Model) -> Iterator[None]:
-    """Let a model have its averaged weights for a while."""
-    swap_averages(model)
-    try:
-        yield
-    finally:
-        swap_averages(model)
 
 
 def compile_model(

@@ -43,7 +43,7 @@ from kerasnet.interruption import Interrupted, Interruption, TimeIsUp
 from kerasnet.page import plural
 from kerasnet.probe import bfloat16_gain
 from kerasnet.progress import Reporter, duration
-from kerasnet.recipe import averaged, compile_model
+from kerasnet.recipe import compile_model
 from kerasnet.runs import METRICS, Run
 from kerasnet.state import metric_variables, restore, state_variables
 from kerasnet.training import (
@@ -217,7 +217,7 @@ def _fit(
     with _memory(begins, "--batch-size"):
         model = _train_through(training)
     evaluation = f"evaluating at batch size {config.execution.evaluation_batch_size}"
-    with averaged(model), _memory(f"{run.path}: {evaluation}", "evaluation_batch_size"):
+    with training.averages(model)(), _memory(f"{run.path}: {evaluation}", "evaluation_batch_size"):
         summary = _summary(training)
         if test:
             summary |= test_model(model, config, data.source, run)
@@ -444,7 +444,7 @@ def _train(training: Training) -> keras.Model:
         model = _first_model(config, training.data)
     compile_model(model, config, training.steps, progress.learning_rate_scale)
     model.steps_per_execution = training.steps_per_execution
-    saver = Saver(training)
+    saver = Saver(training, model)
     if training.arrays:
         _restore(model, training)
     # Nothing that is there is touched before the state fits.
@@ -489,11 +489,7 @@ def _run_epochs(model: keras.Model, training: Training, recorder: Recorder) -> N
         epoch += 1
     while epoch < recipe.epochs:
         done = progress.step - epoch * steps
-        images = datasets.training_pipeline(
-            training.data.train, inference=inference, augment=recipe.augment,
-            allowed=config.data.spec.augment, batch_size=recipe.batch_size, seed=config.seed,
-            epochs=recipe.epochs, first_step=progress.step, classes=config.classes,
-        )  # fmt: skip
+        images = training.batches(recipe.epochs, progress.step)
         last = epoch + 1 if done else recipe.epochs
         callbacks = StepCallbacks([recorder], add_history=True, model=model)
         model.fit(

@@ -15,12 +15,13 @@ from rich.console import Console
 
 from kerasnet import data as datasets
 from kerasnet import schema
+from kerasnet.averaging import Averages
 from kerasnet.backend import devices
 from kerasnet.checkpoint import Arrays, Progress, write_checkpoint
 from kerasnet.convert import save_weights
 from kerasnet.interruption import Interrupted, Interruption, TimeIsUp
 from kerasnet.progress import Reporter
-from kerasnet.recipe import averaged, inner, swap_averages
+from kerasnet.recipe import inner
 from kerasnet.runs import METRICS, TIMING, Run
 from kerasnet.state import capture, metric_variables, restore, state_variables
 
@@ -96,12 +97,27 @@ class Training:
         """Images in a step."""
         return min(self.config.recipe.batch_size, len(self.data.train))
 
+    def batches(self, epochs: int, first_step: int = 0) -> Any:
+        """Return the batches of so many epochs, from a step on; see `data.training_pipeline`."""
+        config, recipe = self.config, self.config.recipe
+        assert config.inference is not None, "known since the data were read"
+        return datasets.training_pipeline(
+            self.data.train, inference=config.inference, augment=recipe.augment,
+            allowed=config.data.spec.augment, batch_size=recipe.batch_size, seed=config.seed,
+            epochs=epochs, first_step=first_step, classes=config.classes,
+        )  # fmt: skip
+
+    def averages(self, model: keras.Model) -> Averages:
+        """Return the averaged weights of the run's model."""
+        return Averages(model, lambda: self.batches(1))
+
 
 class Saver:
     """Writes the state and what is derived from it: tables and weights."""
 
-    def __init__(self, training: Training) -> None:
+    def __init__(self, training: Training, model: keras.Model) -> None:
         self.training, self.run, self.progress = training, training.run, training.progress
+        self.averages = training.averages(model)
         self.seconds = 0.0
         self._saved_step, self._saved_at = self.progress.step, time.monotonic()
 
@@ -144,7 +160,7 @@ class Saver:
             "step": row["step"],
         }
         score = row["val_accuracy"]
-        with averaged(model):
+        with self.averages():
             save_weights(model, self.run.last_weights, metadata)
             if score is not None and score == self.progress.best:
                 metadata["val_accuracy"] = score
@@ -254,18 +270,23 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
     def on_test_begin(self, logs: Any = None) -> None:
         """Validate with the averaged weights."""
         self._trained = time.monotonic()
-        swap_averages(self.model)
+        self._averages().enter()
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
         """Save and leave validation at a signal."""
         if self.training.stop.wanted:
-            swap_averages(self.model)
+            self._averages().leave()
             self._interrupt()
 
     def on_test_end(self, logs: Any = None) -> None:
         """Train on with the plain weights."""
-        swap_averages(self.model)
+        self._averages().leave()
         self._validation = time.monotonic() - self._trained
+
+    def _averages(self) -> Averages:
+        # On JAX, asking Keras for the callback's model brings its variables up to date.
+        assert self.model is self.saver.averages.model
+        return self.saver.averages
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Save and show an epoch."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import socket
 import time
 
 import pytest
+from rich.console import Console
 
 from kerasnet import config as configs
 from kerasnet import schema
 from kerasnet.errors import BadInputError, EnvironmentFaultError
+from kerasnet.interruption import Interrupted, Interruption
 from kerasnet.tune import launch
 from kerasnet.tune import search as searches
 from kerasnet.tune.launch import Launcher
@@ -288,3 +291,28 @@ def test_time_that_is_up_is_told_to_every_process(folder, actor):
     (folder.path / "chief.roles").unlink()
     run(Launcher(folder, 1, deadline=math.inf))
     assert roles(folder, "chief")[0]["seconds"] is None
+
+
+def test_a_signal_while_a_process_is_started_leaves_none_behind(folder, actor, monkeypatch):
+    spawn = Launcher._spawn
+    started = []
+
+    def interrupted(self, role):
+        found = spawn(self, role)
+        started.append(found)
+        if role.name == "worker1":
+            # Nobody has noted the process yet.
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+        return found
+
+    monkeypatch.setattr(Launcher, "_spawn", interrupted)
+    actor("exec sleep 60")
+    with (
+        pytest.raises(Interrupted),
+        Interruption(Console(quiet=True)) as stop,
+        Launcher(folder, 3, stop=stop),
+    ):
+        pass
+    assert [process.role.name for process in started] == ["chief", "worker0", "worker1"]
+    assert all(process.code is not None for process in started)

@@ -29,9 +29,9 @@ from kerasnet.training import Recorder, Saver, StepCallbacks, Training, Training
 class _TimedRecorder(Recorder):
     """The recorder that follows every training, with a clock, and without files at the end."""
 
-    def __init__(self, training: Training, clock: Clock) -> None:
+    def __init__(self, training: Training, model: keras.Model, clock: Clock) -> None:
         reporter = Reporter(training.console, 1, clock.total, training.batch)
-        super().__init__(training, Saver(training), reporter)
+        super().__init__(training, Saver(training, model), reporter)
         self.steps, self.clock = clock.total, clock
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -97,7 +97,7 @@ class Ours:
         once = self._at_once
         untimed, steps = -(-untimed // once) * once, -(-steps // once) * once
         clock = fit_clock(untimed, untimed + steps)
-        recorder = _TimedRecorder(self._training(), clock)
+        recorder = _TimedRecorder(self._training(), self.model, clock)
         self.model.fit(
             self._images(clock.total), shuffle=False, epochs=1, steps_per_epoch=clock.total,
             callbacks=StepCallbacks([recorder], add_history=True, model=self.model), verbose=0,
@@ -142,9 +142,4 @@ class Ours:
     def _images(self, steps: int) -> Any:
         if self.batches is not None:
             return self.batches
-        assert self.config.inference is not None
-        return data.training_pipeline(
-            self.split, inference=self.config.inference, augment=self.config.recipe.augment,
-            allowed=self.config.data.spec.augment, batch_size=self.config.recipe.batch_size,
-            seed=self.config.seed, epochs=-(-steps // self.steps_per_epoch),
-        )  # fmt: skip
+        return self._training().batches(-(-steps // self.steps_per_epoch))

@@ -19,6 +19,7 @@ from typing import IO
 
 from kerasnet.errors import BadInputError, EnvironmentFaultError
 from kerasnet.files import make_folder
+from kerasnet.interruption import Interruption
 from kerasnet.tune.process import LOST_SECONDS, Role, check_free
 from kerasnet.tune.records import SearchFolder
 
@@ -62,12 +63,13 @@ class Launcher:
         chief: whether the chief runs here, too.
         deadline: of `time.monotonic`; nothing is begun after it, and training is left.
         patience: after so many seconds without a word a process counts as lost.
+        stop: what catches signals, of which none may come between a process and the note of it.
     """
 
     def __init__(
         self, folder: SearchFolder, workers: int, *, threads: int | None = None,
         address: str | None = None, chief: bool = True, deadline: float = math.inf,
-        patience: float = LOST_SECONDS,
+        patience: float = LOST_SECONDS, stop: Interruption | None = None,
     ) -> None:  # fmt: skip
         self.folder, self.workers, self.address = folder, workers, address
         self.has_chief, self.deadline, self.patience = chief, deadline, patience
@@ -75,6 +77,7 @@ class Launcher:
         self._chief: _Process | None = None
         self._training: list[_Process] = []
         self._losses, self._state = 0, ""
+        self._held = contextlib.nullcontext if stop is None else stop.held
 
     def __enter__(self) -> Launcher:
         """Start all processes."""
@@ -103,7 +106,8 @@ class Launcher:
         if self.has_chief:
             address = self.address or f"127.0.0.1:{_free_port()}"
             check_free(address)
-            self._chief = self._start("chief", address, "chief", [])
+            with self._held():
+                self._chief = self._start("chief", address, "chief", [])
         else:
             assert self.address is not None, "there is a chief somewhere"
             address = self.address
@@ -113,7 +117,8 @@ class Launcher:
                  for i in range(self.workers)]  # fmt: skip
         self._training = []
         for i, name in enumerate(names):
-            self._training.append(self._start("worker", address, name, self.cpus[i]))
+            with self._held():
+                self._training.append(self._start("worker", address, name, self.cpus[i]))
 
     def _start(self, kind: str, address: str, name: str, cpus: list[int]) -> _Process:
         left = None if self.deadline == math.inf else max(0.0, self.deadline - time.monotonic())
@@ -164,7 +169,8 @@ class Launcher:
                 self._lost(process, code)
                 # Under its old name it is given the trial that it was at.
                 role = process.role
-                self._training[i] = self._start("worker", role.address, role.name, role.cpus)
+                with self._held():
+                    self._training[i] = self._start("worker", role.address, role.name, role.cpus)
         # Where there is an address, workers on other machines may still train.
         return not self._working() and (chief is None or self.address is None)
 

@@ -62,7 +62,7 @@ def search(
     complete = False
     with going_on(folder), locked(folder.path, "searched"):
         try:
-            with Interruption(console):
+            with Interruption(console) as stop:
                 tidy(folder)
                 if unsettled(folder) or (workers is None and address is None):
                     with console.status("loading TensorFlow"):
@@ -72,8 +72,10 @@ def search(
                     _here(folder, console, deadline)
                 else:
                     number = 1 if workers is None else workers
-                    launcher = Launcher(folder, number, threads=threads, address=address,
-                                        deadline=deadline, patience=patience)  # fmt: skip
+                    launcher = Launcher(
+                        folder, number, threads=threads, address=address, deadline=deadline,
+                        patience=patience, stop=stop,
+                    )  # fmt: skip
                     _there(folder, launcher, console)
             # Only time can end a search that has points left.
             complete = time.monotonic() < deadline
@@ -123,7 +125,7 @@ def join(
         InterruptedRunError: by Ctrl-C or SIGTERM; what was trained is kept.
     """
     again = shlex.join(["kerasnet", "tune", "--join", address, "--out", str(folder.path)])
-    with going_on(folder, again), Interruption(console):
+    with going_on(folder, again), Interruption(console) as stop:
         launcher = Launcher(folder, workers, threads=threads, address=address, chief=False,
-                            deadline=deadline, patience=patience)  # fmt: skip
+                            deadline=deadline, patience=patience, stop=stop)  # fmt: skip
         _there(folder, launcher, console)
