@@ -287,6 +287,7 @@ def _two_epochs(*_) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_run_goes_as_if_nothing_had_been_measured(tmp_path):
     file = tmp_path / "busy.yaml"
     file.write_text(BUSY)

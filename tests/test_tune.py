@@ -218,6 +218,7 @@ def test_a_search_whose_trials_all_go_wrong_says_so(error, code, tmp_path, capfd
     assert (tmp_path / "s" / "search.json").is_file()
 
 
+@pytest.mark.slow
 def test_an_error_that_no_other_point_can_mend_ends_the_search(tmp_path, capfd, monkeypatch):
     def fails(self, split):
         raise EnvironmentFaultError("disk full")
