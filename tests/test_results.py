@@ -23,6 +23,7 @@ from kerasnet.registry import load_registry
 from kerasnet.repeating import differences, fit_line, fit_options, portable
 from kerasnet.results.add import add
 from kerasnet.results.card import Card, cards_in, find_card, mean_and_sd, read_card, to_text
+from kerasnet.results.compare import compare_with
 from kerasnet.results.table import BEGIN, END, NOTHING, markdown, page_with, update
 from kerasnet.results.verify import Verdict, compare, report, tolerance, verify
 from kerasnet.runs import load_run
@@ -463,6 +464,105 @@ def test_the_check_of_the_readme_can_fail(run, tmp_path):
         check_page(text, tmp_path / "results")
     with pytest.raises(AssertionError, match="write the table again"):
         check_page(text.replace(END, f"| one more |\n{END}"), ROOT / "results")
+
+
+# ---------------------------------------------------------------------------- one beside another
+
+
+def reached(card: Card, accuracies, *changes: tuple[str, object]) -> Card:
+    """Return a card as if seeds 0, 1, … had come to these accuracies."""
+    plain = card.model_dump(mode="json", by_alias=True)["runs"][0]
+    runs = [plain | {"seed": i, "test_accuracy": found} for i, found in enumerate(accuracies)]
+    mean, sd = mean_and_sd(accuracies)
+    return tampered(card, ("runs", runs), ("seeds", list(range(len(runs)))),
+                    ("test_accuracy", mean), ("test_accuracy_sd", sd), *changes)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def base(trained, tmp_path_factory) -> Card:
+    return card_of(trained, tmp_path_factory.mktemp("base"))[1]
+
+
+def test_two_cards_differ_by_students_interval(base):
+    from scipy.stats import ttest_ind
+
+    a, b = [0.90, 0.92, 0.91], [0.93, 0.95, 0.93, 0.94]
+    cards = {"a": reached(base, a), "b": reached(base, b, ("config.recipe.label_smoothing", 0.1))}
+    (found,) = compare_with(cards, "a")
+    expected = ttest_ind(b, a).confidence_interval(0.95)
+    assert (found.name, found.changes) == ("b", {"label_smoothing": 0.1})
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert found.difference == pytest.approx(0.0275)
+    (other_way,) = compare_with(cards, "b")
+    assert (other_way.low, other_way.high) == pytest.approx((-found.high, -found.low))
+
+
+def test_intervals_of_many_cards_hold_together(base):
+    """Of cards that are all alike, at most a twentieth of the tables show a difference."""
+    drawn = np.random.default_rng(0)
+    wrong = 0
+    for _ in range(200):
+        cards = {f"c{i}": reached(base, list(drawn.normal(0.8, 0.01, 3))) for i in range(6)}
+        wrong += any(not one.low <= 0 <= one.high for one in compare_with(cards, "c0"))
+    # 10 are expected of exact intervals, with a standard deviation of 3.
+    assert 1 <= wrong <= 19
+
+
+def test_the_best_card_comes_first(base):
+    cards = {name: reached(base, [value]) for name, value in
+             {"base": 0.8, "lower": 0.7, "best": 0.9, "higher": 0.85}.items()}  # fmt: skip
+    found = compare_with(cards, "base")
+    assert [one.name for one in found] == ["best", "higher", "lower"]
+    assert all(one.low is None and one.high is None for one in found)
+
+
+def test_what_differs_is_said_shortly(base):
+    changes = ("config.recipe.schedule", {"type": "constant"}), ("config.recipe.augment", {})
+    (found,) = compare_with({"a": base, "b": tampered(base, *changes)}, "a")
+    assert found.changes == {"schedule.type": "constant", "augment.crop": None}
+
+
+def test_cards_are_held_against_another(base, tmp_path, capsys):
+    changed = ("config.recipe.label_smoothing", 0.2)
+    folder = tmp_path / "results"
+    folder.mkdir()
+    for name, card in {"plain": reached(base, [0.8, 0.82]), "one": reached(base, [0.9]),
+                       "smooth": reached(base, [0.84, 0.86], changed)}.items():  # fmt: skip
+        (folder / f"{name}.json").write_text(to_text(card))
+    words = ["--results", str(folder), "--against", "plain"]
+    _, out, _ = run_cli(capsys, "results", *words)
+    rows = [line.split() for line in out.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["plain", "one", "smooth"]
+    assert rows[2][1:3] == ["label_smoothing:", "0.2"]
+    assert "+4.00" in rows[2]
+    _, out, _ = run_cli(capsys, "results", *words, "--json")
+    smooth = json.loads(out)[1]
+    assert smooth["changes"] == {"label_smoothing": 0.2}
+    assert smooth["difference"] == pytest.approx(0.04)
+    assert smooth["low"] < smooth["difference"] < smooth["high"]
+    page = tmp_path / "page.md"
+    page.write_text(f"{BEGIN}\n{END}\n")
+    run_cli(capsys, "results", "table", str(page), *words)
+    assert "| [digits](results/smooth.json) | label\\_smoothing: 0.2 | 85.00%" in page.read_text()
+
+
+@pytest.mark.parametrize(("against", "said"), [
+    ("plane", "there is no result card 'plane'. Did you mean 'plain'?"),
+    ("plain", "there is no other card of resnet8 on digits"),
+])  # fmt: skip
+def test_a_card_that_nothing_can_be_held_against(base, tmp_path, capsys, against, said):
+    (tmp_path / "plain.json").write_text(to_text(base))
+    other = tampered(base, ("dataset", "cifar10"), ("config.data.name", "cifar10"))
+    (tmp_path / "other.json").write_text(to_text(other))
+    code, out, err = run_cli(capsys, "results", "--results", str(tmp_path), "--against", against)
+    assert (code, out) == (2, "")
+    assert said in err
+
+
+def test_cards_are_listed_by_their_numbers(base, tmp_path):
+    for name in ("a-20", "a-8", "b", "a-8-1"):
+        (tmp_path / f"{name}.json").write_text(to_text(base))
+    assert list(cards_in(tmp_path)) == ["a-8", "a-8-1", "a-20", "b"]
 
 
 # ---------------------------------------------------------------------------- shipped cards

@@ -336,7 +336,9 @@ def _command(configs: Sequence[schema.RunConfig], file: Path, registry: Registry
     options = fit_options(config, registry)
     name = None if options is None else config.architecture.name
     if options is None:
-        options = {"config": f"{file.parent.name}/{file.name}"}
+        # Nobody else has this machine's folders.
+        place = Path(file.parent.name) if file.is_absolute() else file.parent
+        options = {"config": (place / file.name).as_posix()}
     options.pop("seed", None)
     return fit_line(name, options | ({"seeds": seeds} if len(seeds) > 1 else {"seed": seeds[0]}))
 

@@ -172,6 +172,9 @@ class Card(schema.Strict):
 _MACHINE_PATH = re.compile(r"(?<![\w./:])/(?:[^\s/]+/)+[^\s/]*|\b[A-Za-z]:\\\S*|(?<!\S)~\w*/\S*")
 
 
+_DIGITS = re.compile(r"(\D*)(\d*)")
+
+
 def _texts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(value, str):
         yield place, value
@@ -256,12 +259,17 @@ def card_files(folder: str | os.PathLike[str] | None = None) -> dict[str, Path]:
         raise BadInputError(
             f"{path}: there is no such folder of result cards. `kerasnet results add RUN` makes one"
         )
-    files = sorted(path.glob("*.json"))
+    files = sorted(path.glob("*.json"), key=_by_number)
     if len(files) > MAX_CARDS:
         raise BadInputError(
             f"{path}: holds {len(files):,} JSON files; expected at most {MAX_CARDS:,}"
         )
     return {file.stem: file for file in files}
+
+
+def _by_number(file: Path) -> list[tuple[str, int]]:
+    """Sort 8 epochs before 20."""
+    return [(text, int(digits or 0)) for text, digits in _DIGITS.findall(file.stem)]
 
 
 def find_card(name: str, folder: str | os.PathLike[str] | None = None) -> Path:

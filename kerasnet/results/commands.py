@@ -23,6 +23,7 @@ app = typer.Typer(
     invoke_without_command=True,
     epilog=_example(
         "kerasnet results",
+        "kerasnet results --results cards --against resnet8-cifar10-small-60",
         "kerasnet results add runs/resnet20-0 runs/resnet20-1 runs/resnet20-2",
         "kerasnet results verify resnet20-cifar10-small-60",
         "kerasnet results table README.md",
@@ -35,25 +36,40 @@ FolderOption = Annotated[
         "--results", metavar="DIR", help="Of the cards. [default: those that ship with kerasnet]"
     ),
 ]
+AgainstOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CARD",
+        help="Hold cards of its model and data against this one: what differs and what it brought.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.callback()
 def list_(
-    context: typer.Context, results: FolderOption = None, as_json: JsonOption = False
+    context: typer.Context,
+    results: FolderOption = None,
+    against: AgainstOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """List the result cards: what was reached by which recipe, how often, and on what."""
     if context.invoked_subcommand is not None:
         return
     from kerasnet.results.card import cards_in
-    from kerasnet.results.table import facts, overview
+    from kerasnet.results.compare import compare_with
+    from kerasnet.results.table import beside, facts, overview
 
     cards = cards_in(results)
     if as_json:
         rows = [facts(name, card) for name, card in cards.items()]
+        if against is not None:
+            found = compare_with(cards, against)
+            rows = [facts(one.name, one.card) | {"against": against, **one.to_json()}
+                    for one in found]  # fmt: skip
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
     else:
-        typer.echo(overview(cards))
+        typer.echo(overview(cards) if against is None else beside(cards, against))
 
 
 @app.command(
@@ -120,17 +136,23 @@ def add(
     )
 
 
-@app.command(epilog=_example("kerasnet results table README.md"))
+@app.command(
+    epilog=_example(
+        "kerasnet results table README.md",
+        "kerasnet results table PAGE.md --results cards --against resnet8-cifar10-small-60",
+    )
+)
 def table(
     page: Annotated[
         str, typer.Argument(metavar="FILE", help="A page with <!-- results --> <!-- /results -->.")
     ],
     results: FolderOption = None,
+    against: AgainstOption = None,
 ) -> None:
     """Write the table of all cards into a page, between its markers."""
     from kerasnet.results.table import update
 
-    changed = update(page, results)
+    changed = update(page, results, against)
     typer.echo(f"{page}: {'written' if changed else 'says this already'}")
 
 

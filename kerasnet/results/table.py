@@ -11,6 +11,7 @@ from kerasnet.errors import BadInputError
 from kerasnet.files import read_bytes, write_atomically
 from kerasnet.progress import duration
 from kerasnet.results.card import Card, card_files, read_card
+from kerasnet.results.compare import CONFIDENCE, Comparison, compare_with
 from kerasnet.summary import table
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
@@ -20,6 +21,7 @@ _COLUMNS = (
     "model", "recipe", "data", "epochs", "test accuracy", "predicted", "published", "time of a run",
     "hardware",
 )  # fmt: skip
+_BESIDE = ("differs in", "test accuracy", f"difference ({CONFIDENCE:.0%})")
 
 
 def facts(name: str, card: Card) -> dict[str, Any]:
@@ -43,6 +45,26 @@ def overview(cards: Mapping[str, Card]) -> str:
         return NOTHING
     rows = [(name, *_cells(card)) for name, card in cards.items()]
     return table(("card", *_COLUMNS), rows, ("epochs", "time of a run"))
+
+
+def beside(cards: Mapping[str, Card], against: str) -> str:
+    """Return the table of `kerasnet results --against`; differences are in percentage points."""
+    found = compare_with(cards, against)
+    rows = [(against, "", accuracy(cards[against]), "")]
+    rows += [(one.name, *_cells_beside(one)) for one in found]
+    return table(("card", *_BESIDE), rows, ("test accuracy", _BESIDE[-1]))
+
+
+def _cells_beside(one: Comparison) -> tuple[str, str, str]:
+    changes = ", ".join(f"{path}: {_value(value)}" for path, value in one.changes.items())
+    difference = f"{100 * one.difference:+.2f}"
+    if one.low is not None and one.high is not None:
+        difference += f" ({100 * one.low:+.2f} … {100 * one.high:+.2f})"
+    return changes, accuracy(one.card), difference
+
+
+def _value(value: Any) -> str:
+    return {None: "none", True: "true", False: "false"}.get(value, str(value))
 
 
 def _cells(card: Card) -> tuple[str, ...]:
@@ -76,24 +98,37 @@ def hardware(card: Card) -> str:
 # ---------------------------------------------------------------------------- in a README
 
 
-def markdown(folder: str | os.PathLike[str] | None, beside: Path) -> str:
+def markdown(
+    folder: str | os.PathLike[str] | None, page_folder: Path, against: str | None = None
+) -> str:
     """Return a folder's cards as a table in Markdown.
 
     Args:
         folder: of the cards; those that ship with kerasnet if not given.
-        beside: the folder of the page that the table is for, from which it links to the cards.
+        page_folder: that of the page that the table is for, from which it links to the cards.
+        against: the name of the card that those of its model and data are held against.
     """
     files = card_files(folder)
     if not files:
         return NOTHING
-    header = (*_COLUMNS, "command")
-    lines = [_line(header), _line(["---"] * len(header))]
-    for file in files.values():
-        card = read_card(file)
-        model, *cells = map(_escaped, _cells(card))
-        link = Path(os.path.relpath(file.resolve(), beside.resolve())).as_posix()
-        lines.append(_line([f"[{model}]({link})", *cells, f"`{card.command}`"]))
-    return "\n".join(lines)
+    cards = {name: read_card(file) for name, file in files.items()}
+
+    def link(name: str, text: str) -> str:
+        place = os.path.relpath(files[name].resolve(), page_folder.resolve())
+        return f"[{_escaped(text)}]({Path(place).as_posix()})"
+
+    if against is not None:
+        found = compare_with(cards, against)
+        base = cards[against]
+        header = ["recipe", *_BESIDE]
+        rows = [[link(against, base.recipe), "", accuracy(base), ""]]
+        rows += [[link(one.name, one.card.recipe), *map(_escaped, _cells_beside(one))]
+                 for one in found]  # fmt: skip
+    else:
+        header = [*_COLUMNS, "command"]
+        rows = [[link(name, card.model), *map(_escaped, _cells(card)[1:]), f"`{card.command}`"]
+                for name, card in cards.items()]  # fmt: skip
+    return "\n".join(map(_line, (header, ["---"] * len(header), *rows)))
 
 
 def _line(cells: Any) -> str:
@@ -123,8 +158,12 @@ def page_with(text: str, made: str, name: str) -> str:
     return f"{before}{BEGIN}\n{made}\n{END}{rest.split(END)[1]}"
 
 
-def update(file: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None) -> bool:
-    """Write a folder's cards into a page, and return whether that changed it.
+def update(
+    file: str | os.PathLike[str],
+    folder: str | os.PathLike[str] | None = None,
+    against: str | None = None,
+) -> bool:
+    """Write a folder's cards into a page, and return whether that changed it; see `markdown`.
 
     Raises:
         BadInputError: the page cannot be read or has no markers, or a card is wrong.
@@ -135,7 +174,7 @@ def update(file: str | os.PathLike[str], folder: str | os.PathLike[str] | None =
         text = read_bytes(page, _MOST_BYTES).decode()
     except UnicodeDecodeError as error:
         raise BadInputError(f"{page}: not a text file: expected UTF-8 ({error.reason})") from error
-    new = page_with(text, markdown(folder, page.parent), str(page))
+    new = page_with(text, markdown(folder, page.parent, against), str(page))
     if new != text:
         write_atomically(page, new.encode())
     return new != text
