@@ -70,6 +70,7 @@ def resolve(
     weights: str | os.PathLike[str] | None = None,
     layers: str = "fast",
     overrides: Mapping[str, Any] | None = None,
+    shape: tuple[int, int] | None = None,
 ) -> schema.RunConfig:
     """Return everything a run needs, checked as far as it can be without TensorFlow.
 
@@ -85,6 +86,7 @@ def resolve(
         weights: file the first weights are read from, or `pretrained`.
         layers: `fast` or `stock`, see `build.build`.
         overrides: values of single fields by path, such as `recipe.epochs`.
+        shape: the numbers of classes and of channels; the data are looked for if not given.
 
     Raises:
         BadInputError: a name is unknown, data are not found, or the model does not fit them.
@@ -95,13 +97,7 @@ def resolve(
     spec = data.dataset_spec(dataset, registry.datasets)
     chosen = registry.recipes[recipe_name]
     folder = _text(data_dir)
-    located = data.locate(dataset, spec, folder)
-    classes, channels = spec.classes or located.classes, located.channels
-    if classes is None or channels is None:
-        # Only a data set that nobody described and that is still to be downloaded comes here.
-        backend.load()
-        opened = data.load_dataset(dataset, spec=spec, data_dir=folder)
-        classes, channels = opened.classes, opened.image_shape[2]
+    classes, channels = shape or _shape(dataset, spec, folder)
     config = schema.RunConfig(
         kerasnet=__version__,
         architecture=architecture,
@@ -118,15 +114,37 @@ def resolve(
             jit_compile=backend.name() == "jax",
         ),
     )
-    weights = weights_of(weights, model, dataset, registry)
+    weights = weights_of(weights, model, dataset, registry,
+                         other=bool(overrides and overrides.get("reset_head")))  # fmt: skip
     given = {"seed": seed, "weights": _text(weights), "data.limit_train": limit_train}
     return with_values(config, {**given, **(overrides or {})})
 
 
+def _shape(dataset: str, spec: schema.Dataset, folder: str | None) -> tuple[int, int]:
+    """Return how many classes and channels a data set has."""
+    located = data.locate(dataset, spec, folder)
+    classes, channels = spec.classes or located.classes, located.channels
+    if classes is None or channels is None:
+        # Only a data set that nobody described and that is still to be downloaded comes here.
+        backend.load()
+        opened = data.load_dataset(dataset, spec=spec, data_dir=folder)
+        classes, channels = opened.classes, opened.image_shape[2]
+    return classes, channels
+
+
 def new_run(
-    model: str, options: Mapping[str, Any], registry: Registry | None = None
+    model: str,
+    options: Mapping[str, Any],
+    registry: Registry | None = None,
+    shape: tuple[int, int] | None = None,
 ) -> schema.RunConfig:
     """Return the configuration of a new run, from options by the command line's names.
+
+    Args:
+        model: name in the registry.
+        options: by the command line's names.
+        registry: see `resolve`.
+        shape: see `resolve`.
 
     Raises:
         BadInputError: as `resolve`.
@@ -136,8 +154,9 @@ def new_run(
     fields = [k for k in given if k in OPTION_PATHS and k not in _ARGUMENTS]
     overrides = {OPTION_PATHS[k]: given.pop(k) for k in fields}
     config = resolve(
-        model, registry=registry, precision_request=requested, overrides=overrides, **given
-    )
+        model, registry=registry, precision_request=requested, overrides=overrides, shape=shape,
+        **given,
+    )  # fmt: skip
     check_start(config.weights, config.reset_head, config.freeze)
     return config
 
@@ -175,6 +194,10 @@ def repeated(config: schema.RunConfig, options: Mapping[str, Any]) -> schema.Run
         resolved = precision.resolve(given.pop("precision"))
         # Without an inference block, the devices are asked once more.
         overrides = {"precision": resolved.model_dump(mode="json"), "inference": None}
+    if "weights" in given:
+        reset = given.get("reset_head", config.reset_head)
+        given["weights"] = weights_of(given["weights"], config.architecture.name, config.data.name,
+                                      other=bool(reset))  # fmt: skip
     clash = ", ".join(f"--{key}" for key in given if key not in OPTION_PATHS)
     if clash:
         raise BadInputError(f"--config fixes what {clash} would choose; give one of them")
@@ -374,6 +397,9 @@ def continued(
     plain = config.model_dump(mode="json")
     changed = {}
     for option, value in options.items():
+        if option == "weights":
+            value = weights_of(value, config.architecture.name, config.data.name,
+                               other=config.reset_head)  # fmt: skip
         if option in CHANGEABLE:
             changed[OPTION_PATHS[option]] = value
         elif option != "epochs":

@@ -281,8 +281,9 @@ def say_start(console: Console, config: schema.RunConfig, run: Run) -> None:
     from kerasnet.progress import duration
 
     plan, recipe, precision = configs.plan(config), config.recipe, config.precision
-    measured = config.lr_find is None or config.lr_find.suggestion is not None
-    rate = f"{recipe.optimizer.learning_rate:g}" if measured else "at a rate to be found"
+    rate = f"{recipe.optimizer.learning_rate:g}"
+    if config.rate_open:
+        rate = "at a rate to be found"
     epochs = f"{recipe.epochs} epochs"
     if config.epochs_open and config.budget is not None:
         epochs = f"as many epochs as fit into {duration(config.budget.seconds)}"

@@ -20,7 +20,7 @@ def file_name(model: str, dataset: str) -> str:
 
 def weights_of(
     weights: str | os.PathLike[str] | None, model: str, dataset: str | None = None,
-    registry: Registry | None = None,
+    registry: Registry | None = None, *, other: bool = False,
 ) -> str | os.PathLike[str] | None:  # fmt: skip
     """Return a weights file: what was named, or for `pretrained` the one that ships.
 
@@ -29,6 +29,8 @@ def weights_of(
         model: a model's name.
         dataset: what it was trained on; the only data set there is for this model if not given.
         registry: whose data sets are looked for.
+        other: whether those of another data set will do where there are none of this one, as where
+            the classifier begins anew.
 
     Raises:
         BadInputError: none ships for the model, or for the data set, or several do.
@@ -38,8 +40,8 @@ def weights_of(
     folder, known = shipped("results"), (registry or load_registry()).datasets
     found = {name: folder / file_name(model, name) for name in known}
     there = {name: file for name, file in found.items() if file.is_file()}
-    if dataset is not None:
-        there = {name: file for name, file in there.items() if name == dataset}
+    if dataset in there or not other:
+        there = {name: file for name, file in there.items() if dataset in (None, name)}
     if len(there) == 1:
         return next(iter(there.values()))
     if there:
@@ -49,7 +51,10 @@ def weights_of(
         )
     every = sorted(file.name.removesuffix(_ENDING) for file in folder.glob(f"*{_ENDING}"))
     on = f" on {dataset}" if dataset else ""
+    way_out = f"Train it with: kerasnet fit {model}"
+    if any(file.is_file() for file in found.values()):
+        way_out = "To start from another data set's, with a classifier of its own, add --reset-head"
     raise BadInputError(
         f"weights '{PRETRAINED}': none ship for {model}{on}; there are "
-        f"{', '.join(every) or 'none yet'}. Train it with: kerasnet fit {model}"
+        f"{', '.join(every) or 'none yet'}. {way_out}"
     )

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from kerasnet import schema
-from kerasnet.registry import Registry, load_registry
+from kerasnet.registry import load_registry
 
-# They say what something is or where it lies, when the state is saved, or how it came to another
-# field's value; two runs that differ in them alone are the same training.
+# They say what something is or where it lies, what else there is, when the state is saved, or how
+# it came to another field's value; two runs that differ in them alone are the same training.
 _PROSE = ("description", "origin", "extends", "expect", "published")
 _NO_MATTER = (
-    "kerasnet", "inference", "lr_find", "budget", "architecture.keys", "data.data_dir",
+    "kerasnet", "inference", "lr_find", "budget", "architecture.keys", "architecture.model.keys",
+    "architecture.model.recipes", "data.data_dir",
     "precision.requested", "precision.reason", "execution.checkpoint_every",
     "execution.keep_checkpoints",
 )  # fmt: skip
@@ -82,35 +83,26 @@ def _last(path: str) -> str:
     return Path(path).name or "data"
 
 
-def fit_options(
-    config: schema.RunConfig, registry: Registry | None = None
-) -> dict[str, Any] | None:
-    """Return the options of `fit` that resolve to the same training, None where none do.
+def fit_options(config: schema.RunConfig) -> dict[str, Any] | None:
+    """Return the options of `fit` that resolve to the same training by the built-in registry.
 
-    Args:
-        config: the run's.
-        registry: where names are looked up; the built-in one if not given.
-
-    Raises:
-        BadInputError: the data are not on this machine.
+    None where no options do: a name or an entry of somebody's own registry, or a folder of
+    pictures, which has another place on every machine. The data need not be on this one.
     """
     from kerasnet.config import OPTION_PATHS, new_run
 
-    registry = registry or load_registry()
+    registry = load_registry()
     model, data = config.architecture.name, config.data
     if model not in registry.models or config.recipe_name not in registry.recipes:
         return None
-    if data.name in registry.datasets or data.spec.source.type != "folder":
-        dataset = data.name
-    else:
-        dataset = data.spec.source.name or data.name
-    given = {"recipe": config.recipe_name, "dataset": dataset,
+    if data.spec.source.type == "folder":
+        return None
+    given = {"recipe": config.recipe_name, "dataset": data.name,
              "precision": config.precision.resolved}  # fmt: skip
-    place = {"data_dir": data.data_dir} if data.data_dir else {}
-    base = new_run(model, given | place, registry)
+    shape = config.classes, config.input[2]
+    base = new_run(model, given, registry, shape)
     changed = {path: value for path, value, _ in differences(config, base)}
     options = {k: changed[path] for k, path in OPTION_PATHS.items() if path in changed}
-    made = new_run(model, given | place | options, registry)
-    if any(differences(portable(made), portable(config))):
+    if any(differences(new_run(model, given | options, registry, shape), config)):
         return None
-    return given | {"dataset": portable(config).data.name} | options
+    return given | options

@@ -666,23 +666,46 @@ class StepSchedule(Strict):
     factor: Positive = Field(description="what the learning rate is multiplied by")
 
 
+def _before_the_end(value: float, info: ValidationInfo) -> float:
+    if value >= 1 and info.data.get("unit") == "fraction":
+        raise ValueError(
+            f"{value:g} of the whole training leaves no time to come down again; for epochs say "
+            "`unit: epoch`"
+        )
+    return value
+
+
 class CosineSchedule(Strict):
     """Linear warm-up, then half a cosine down to `final` (Loshchilov & Hutter 2017)."""
 
     type: Literal["cosine"] = Field(description="kind of schedule")
-    unit: Literal["epoch", "fraction"] = Field("fraction", description="of `warmup`")
+    unit: Literal["epoch", "fraction"] = Field(
+        "fraction", description="of `warmup`; a fraction is one of the horizon"
+    )
     warmup: NonNegative = Field(0.0, description="how long the rate rises at first")
     final: NonNegative = Field(0.0, description="as a fraction of the learning rate")
+
+    @field_validator("warmup")
+    @classmethod
+    def _ends(cls, value: float, info: ValidationInfo) -> float:
+        return _before_the_end(value, info)
 
 
 class OneCycleSchedule(Strict):
     """Up from `initial` to the learning rate, then down to `final`, linearly (Smith 2018)."""
 
     type: Literal["one_cycle"] = Field(description="kind of schedule")
-    unit: Literal["epoch", "fraction"] = Field("fraction", description="of `peak`")
+    unit: Literal["epoch", "fraction"] = Field(
+        "fraction", description="of `peak`; a fraction is one of the horizon"
+    )
     peak: NonNegative = Field(0.25, description="when the highest rate is reached")
     initial: NonNegative = Field(0.04, description="as a fraction of the learning rate")
     final: NonNegative = Field(0.0, description="as a fraction of the learning rate")
+
+    @field_validator("peak")
+    @classmethod
+    def _ends(cls, value: float, info: ValidationInfo) -> float:
+        return _before_the_end(value, info)
 
 
 Schedule = Annotated[
@@ -1187,6 +1210,11 @@ class RunConfig(Strict):
     def epochs_open(self) -> bool:
         """Whether the number of epochs is still to be chosen for the budget."""
         return self.budget is not None and self.budget.epochs is None
+
+    @property
+    def rate_open(self) -> bool:
+        """Whether the learning rate is still to be found by a range test."""
+        return self.lr_find is not None and self.lr_find.suggestion is None
 
 
 def _each_once(seeds: list[int]) -> list[int]:

@@ -31,6 +31,7 @@ _COMMON = ("model", "dataset", "data_remark", "recipe", "precision", "epochs", "
            "test_images", "params")  # fmt: skip
 _LENGTH = ("recipe.epochs", "horizon", "budget")
 _MEASURED = ("precision", "inference")
+_FOUND = ("lr_find", "recipe.optimizer.learning_rate")
 # What a run that goes on takes over from the folder.
 _CHANGED = tuple(OPTION_PATHS[option] for option in CHANGEABLE)
 _SHARED = (*_LENGTH, *_CHANGED)
@@ -122,15 +123,20 @@ class SeedRuns:
     def shared(self) -> schema.SeedsConfig:
         """Return what `seeds.yaml` says, with what the first run has measured for all of them.
 
-        That is the precision, and the number of epochs where there is a budget.
+        That is the precision, the number of epochs where there is a budget, and the learning rate
+        where a range test is to find it.
         """
         asked = self.asked
-        if asked.base.inference is not None and not asked.base.epochs_open:
+        if not _to_measure(asked.base):
             return asked
         for seed in asked.seeds:
             found = self.run(seed).config if _begun(self.run(seed)) else None
-            if found is not None and found.inference is not None and not found.epochs_open:
-                paths = (*_MEASURED, *_LENGTH) if asked.base.epochs_open else _MEASURED
+            if found is not None and not _to_measure(found):
+                paths = (
+                    *_MEASURED,
+                    *(_LENGTH if asked.base.epochs_open else ()),
+                    *(_FOUND if asked.base.rate_open else ()),
+                )
                 base = with_values(asked.base, _values(found, paths))
                 return asked.model_copy(update={"base": base})
         return asked
@@ -268,6 +274,10 @@ class SeedRuns:
             "run": str(self.path),
             "runs": found,
         }
+
+
+def _to_measure(config: schema.RunConfig) -> bool:
+    return config.inference is None or config.epochs_open or config.rate_open
 
 
 def _begun(run: Run) -> bool:

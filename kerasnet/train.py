@@ -204,7 +204,7 @@ def _fit(
     begins = f"{run.path}: training at batch size {min(config.recipe.batch_size, len(data.train))}"
     with _memory(begins, "--batch-size"):
         config = _settled(config, data, console)
-        if found is None and config.lr_find and config.lr_find.suggestion is None:
+        if found is None and config.rate_open:
             config = _with_found_rate(run, config, data, console)
         training = Training(run, config, data, console, stop, on_epoch, _start(data), Arrays())
         if found is None and config.epochs_open:

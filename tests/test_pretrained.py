@@ -15,12 +15,15 @@ from safetensors.numpy import load_file, save_file
 
 import kerasnet
 from kerasnet import pretrained
+from kerasnet.config import new_run, validated, with_values
 from kerasnet.convert import read_arrays
+from kerasnet.document import Document
 from kerasnet.errors import BadInputError
+from kerasnet.files import shipped
 from kerasnet.results.add import add
 from kerasnet.results.card import MAX_SHIPPED_BYTES, cards_in, read_card
-from kerasnet.results.ship import best_temperature
-from kerasnet.runs import load_run
+from kerasnet.results.ship import best_temperature, ship
+from kerasnet.runs import create_run, load_run
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +108,29 @@ def test_they_are_evaluated_and_fine_tuned_by_the_word(ships, tmp_path, capfd):
     assert json.loads(out)["weights"] == str(ships / "resnet8-digits.safetensors")
 
 
+def test_they_are_named_by_the_word_wherever_weights_are(ships, tmp_path, capfd):
+    file = str(ships / "resnet8-digits.safetensors")
+    words = ["fit", "resnet8", "--dataset", "digits", "--dry-run", "--json"]
+    _, out, _ = run_cli(capfd, *words)
+    (tmp_path / "config.yaml").write_text(out)
+    _, out, _ = run_cli(capfd, "fit", "--config", str(tmp_path / "config.yaml"), "--weights",
+                        "pretrained", "--dry-run", "--json")  # fmt: skip
+    assert json.loads(out)["weights"] == file
+    begun = create_run(tmp_path / "run", validated(Document(json.loads(out)))[0])
+    code, out, err = run_cli(capfd, "fit", "--resume", str(begun.path), "--weights", "pretrained",
+                             "--dry-run", "--json")  # fmt: skip
+    assert code == 0, err
+    assert json.loads(out)["weights"] == file
+
+
+def test_another_data_set_s_will_do_for_a_new_classifier(ships):
+    options = {"dataset": "cifar100", "weights": "pretrained"}
+    config = new_run("resnet8", options | {"reset_head": True}, shape=(100, 3))
+    assert config.weights == str(ships / "resnet8-digits.safetensors")
+    with pytest.raises(BadInputError, match="with a classifier of its own, add --reset-head"):
+        new_run("resnet8", options, shape=(100, 3))
+
+
 def test_what_does_not_ship_is_said(ships, capfd):
     code, _, err = run_cli(capfd, "evaluate", "--model", "resnet20", "--weights", "pretrained",
                            "--dataset", "digits")  # fmt: skip
@@ -140,6 +166,35 @@ def test_weights_that_float16_cannot_hold_do_not_ship(trained, tmp_path):
     assert not list((tmp_path / "results").glob("*"))
 
 
+def test_one_file_has_one_card(trained, results, tmp_path):
+    folder = shutil.copytree(results, tmp_path / "results")
+    file = folder / "resnet8-digits-digits-3.json"
+    with pytest.raises(BadInputError, match=r"are the weights of .*digits-3\.json\. Remove that"):
+        add([trained], folder=folder, name="another", weights=True)
+    assert (
+        read_card(file).shipped.sha256
+        == hashlib.sha256((folder / "resnet8-digits.safetensors").read_bytes()).hexdigest()
+    )
+    assert not (folder / "another.json").exists()
+
+
+def test_a_card_that_is_written_again_keeps_its_weights(trained, results, tmp_path):
+    folder = shutil.copytree(results, tmp_path / "results")
+    file, card = add([trained], folder=folder, predicted=0.9, force=True)
+    assert card.shipped == read_card(file).shipped == read_card(results / file.name).shipped
+    assert card.shipped is not None
+
+
+def test_weights_of_ones_own_data_do_not_ship(trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
+    opened = load_run(run)
+    opened.write_config(with_values(opened.config, {"data.name": "mine"}))
+    with pytest.raises(
+        BadInputError, match="'mine', and what ships on a data set of the registry"
+    ):
+        ship(opened, tmp_path / "results")
+
+
 def test_a_run_that_held_nothing_back_does_not_ship(tmp_path):
     run = kerasnet.fit(
         "resnet8", dataset="digits", epochs=1, precision="float32", console=Console(quiet=True),
@@ -156,6 +211,17 @@ def test_the_temperature_is_found_again(temperature):
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     labels = np.array([rng.choice(10, p=share) for share in shares])
     assert best_temperature(logits * temperature, labels) == pytest.approx(temperature, rel=0.06)
+
+
+def test_labels_that_are_all_likeliest_have_no_temperature():
+    labels = np.arange(10)
+    with pytest.raises(BadInputError, match=r"of 10 validation images 100\.00% are told right"):
+        best_temperature(np.eye(10)[labels], labels)
+
+
+def test_every_file_that_ships_has_one_card():
+    named = [card.shipped.file for card in cards_in().values() if card.shipped]
+    assert sorted(file.name for file in shipped("results").glob("*.safetensors")) == sorted(named)
 
 
 SHIPPED = [name for name, card in cards_in().items() if card.shipped]

@@ -15,6 +15,7 @@ from kerasnet.document import DocumentError, read
 from kerasnet.registry import load_registry
 from kerasnet.tune import space as spaces
 
+RECIPE = load_registry().recipes["small"].model_dump()
 DOC = Path(__file__).parents[1] / "docs" / "recipes.md"
 TEXT = DOC.read_text()
 
@@ -39,8 +40,29 @@ def test_the_page_names_every_field_of_a_recipe():
         re.findall(r"```.*?```", TEXT, re.S)
     )
     named = set(re.findall(r"\w+", code))
-    # `unit` and Beta's parameter mean the same wherever they stand.
-    assert fields(schema.Recipe) - named - {"unit", "alpha", "learning_rate"} == set()
+    # Beta's parameter means the same wherever it stands.
+    assert fields(schema.Recipe) - named - {"alpha", "learning_rate"} == set()
+
+
+@pytest.mark.parametrize(
+    "schedule", [{"type": "cosine", "warmup": 5}, {"type": "one_cycle", "peak": 1}]
+)
+def test_a_rate_that_never_comes_down_is_refused(schedule):
+    with pytest.raises(ValueError, match="leaves no time to come down again"):
+        schema.Recipe.model_validate(RECIPE | {"schedule": schedule})
+    schema.Recipe.model_validate(RECIPE | {"schedule": schedule | {"unit": "epoch"}})
+
+
+def test_the_recipes_of_the_ablation_differ_in_one_thing():
+    known = load_registry(str(DOC.with_name("ablation.yaml"))).recipes
+    recipes = {name: r for name, r in known.items() if name.startswith("ablation")}
+    base = recipes["ablation"]
+    assert len(recipes) == 23
+    for name, recipe in recipes.items():
+        assert (recipe.epochs, recipe.batch_size) == (base.epochs, base.batch_size)
+        assert (recipe == base.model_copy(update={"description": recipe.description})) == (
+            name == "ablation"
+        )
 
 
 def test_the_example_of_the_page_is_a_recipe(tmp_path, capsys, monkeypatch):

@@ -14,17 +14,18 @@ from commands import run_cli, run_lightly
 from rich.console import Console
 
 import kerasnet
-from kerasnet.config import new_run, read_config
+from kerasnet.config import new_run, read_config, with_values
 from kerasnet.data.places import without_place
 from kerasnet.document import DocumentError, to_yaml
 from kerasnet.errors import BadInputError, DisagreementError, InterruptedRunError
 from kerasnet.files import shipped
 from kerasnet.registry import load_registry
 from kerasnet.repeating import differences, fit_line, fit_options, portable
+from kerasnet.results import table
 from kerasnet.results.add import add
 from kerasnet.results.card import Card, cards_in, find_card, mean_and_sd, read_card, to_text
 from kerasnet.results.compare import compare_with
-from kerasnet.results.table import BEGIN, END, NOTHING, markdown, page_with, update
+from kerasnet.results.table import BEGIN, END, NOTHING, beside, markdown, page_with, update
 from kerasnet.results.verify import Verdict, compare, report, tolerance, verify
 from kerasnet.runs import load_run
 
@@ -118,12 +119,23 @@ def test_the_command_of_a_card_resolves_to_its_configuration(run, tmp_path, caps
     assert not list(differences(read_config(tmp_path / "again.yaml"), card.config))
 
 
-def test_what_the_registry_does_not_have_is_repeated_from_the_card(run, tmp_path, capsys):
+@pytest.mark.parametrize("name", ["mine", "digits"])
+def test_what_the_registry_does_not_have_is_repeated_from_the_card(
+    run, tmp_path, capsys, monkeypatch, name
+):
+    """Also where somebody's own registry has it, under the name of another recipe even."""
+    config = with_values(load_run(run).config, {"recipe.gradient_clip": 1e6})
+    load_run(run).write_config(config.model_copy(update={"recipe_name": name}))
+    edited(run, "summary.json", recipe=name)
     mine = tmp_path / "mine.yaml"
-    mine.write_text("recipes: {digits: {extends: digits, label_smoothing: 0.2}}\n")
+    mine.write_text(f"recipes: {{{name}: {{extends: digits, gradient_clip: 1e6}}}}\n")
     known = load_registry(str(mine))
-    file, card = card_of(run, tmp_path, registry=known)
+    file, card = add([run], folder=tmp_path / "results", registry=known,
+                     name="resnet8-digits-digits-3")  # fmt: skip
     assert card.command == "kerasnet fit --config results/resnet8-digits-digits-3.json"
+    monkeypatch.chdir(tmp_path)
+    relative, _ = add([run], folder="results/mine", name="mine")
+    assert read_card(relative).command == "kerasnet fit --config results/mine/mine.json"
     code, out, err = run_cli(capsys, "fit", "--config", str(file), "--dry-run", "--json")
     assert (code, err) == (0, "")
     assert json.loads(out) == card.config.model_dump(mode="json", by_alias=True)
@@ -219,6 +231,33 @@ def test_another_card_of_the_name_is_kept(run, tmp_path, capsys):
     assert "--name takes" in err
 
 
+@pytest.mark.parametrize("field", ["data_remark", "train_images"])
+def test_seeds_of_other_data_are_refused(run, tmp_path, field):
+    other = as_seed(run, 1)
+    edited(other, "summary.json", **{field: {"data_remark": "a copy", "train_images": 9}[field]})
+    with pytest.raises(BadInputError, match=f"had other data: {field} is"):
+        add([run, other], folder=tmp_path / "results")
+
+
+def test_a_schedule_that_no_command_repeats_is_refused(run, tmp_path):
+    opened = load_run(run)
+    rows = opened.metrics()
+    rows[1]["learning_rate"] /= 2
+    opened.write_rows("metrics.csv", tuple(rows[0]), rows)
+    with pytest.raises(BadInputError, match=r"learning rate of epoch 2 is .* no command repeats"):
+        card_of(run, tmp_path)
+
+
+def test_a_card_is_made_where_the_data_are_not(run, tmp_path, monkeypatch):
+    """Runs come from the machine that trained them."""
+
+    def nowhere(*_):
+        raise BadInputError("the data are not on this machine")
+
+    monkeypatch.setattr("kerasnet.data.locate", nowhere)
+    assert card_of(run, tmp_path)[1].command.startswith("kerasnet fit resnet8 --recipe digits")
+
+
 def test_no_path_of_this_machine_stands_in_a_card(run, tmp_path):
     opened = load_run(run)
     data = opened.config.data.model_copy(update={"data_dir": "/home/somebody/data"})
@@ -294,9 +333,7 @@ def test_a_folder_of_pictures_keeps_its_last_name(tmp_path):
     config = new_run("resnet8", {"dataset": str(tmp_path / "photos"), "precision": "float32"})
     moved = portable(config)
     assert (moved.data.name, moved.data.spec.source.name) == ("photos", "photos")
-    options = fit_options(config)
-    assert options == {"recipe": config.recipe_name, "dataset": "photos", "precision": "float32"}
-    assert fit_line("resnet8", options).endswith("--dataset photos --precision float32")
+    assert fit_options(config) is None
 
 
 def test_the_line_writes_flags_and_lists():
@@ -517,9 +554,27 @@ def test_the_best_card_comes_first(base):
 
 
 def test_what_differs_is_said_shortly(base):
-    changes = ("config.recipe.schedule", {"type": "constant"}), ("config.recipe.augment", {})
-    (found,) = compare_with({"a": base, "b": tampered(base, *changes)}, "a")
-    assert found.changes == {"schedule.type": "constant", "augment.crop": None}
+    changes = (
+        ("config.recipe.schedule", {"type": "constant"}),
+        ("config.recipe.augment", {"cutout": {"size": 8}}),
+        ("config.recipe.gradient_clip", 1.0),
+    )
+    cards = {"a": base, "b": tampered(base, *changes)}
+    (found,) = compare_with(cards, "a")
+    assert found.changes == {"schedule.type": "constant", "augment.crop": None,
+                             "augment.cutout.size": 8, "gradient_clip": 1.0}  # fmt: skip
+    (back,) = compare_with(cards, "b")
+    assert back.changes["augment.cutout"] is None
+    assert back.changes["gradient_clip"] is None
+    said = beside(cards, "a").splitlines()[-1]
+    assert "augment.crop: none" in said
+    assert "gradient_clip: 1.0" in said
+
+
+@pytest.mark.parametrize("value", [0, 1, 0.0, 1.0, True, False, None, [], {}, "é"])
+def test_any_value_is_written_as_what_it_is(value):
+    words = {"None": "none", "True": "true", "False": "false"}
+    assert table._value(value) == words.get(str(value), str(value))
 
 
 def test_cards_are_held_against_another(base, tmp_path, capsys):
@@ -559,6 +614,19 @@ def test_a_card_that_nothing_can_be_held_against(base, tmp_path, capsys, against
     assert said in err
 
 
+def test_an_option_before_the_command_is_not_passed_over(base, tmp_path, capsys):
+    for words in (["--results", str(tmp_path), "verify", "x"], ["--json", "add", "runs/x"]):
+        code, _, err = run_cli(capsys, "results", *words)
+        assert code == 2
+        assert f"{words[0]} belongs behind the command: kerasnet results {words[-2]}" in err
+
+
+def test_a_card_s_command_is_a_command(base):
+    for command in ("rm -r x", "kerasnet fit x `y`", "kerasnet fit x\nz", "kerasnet fit <b>"):
+        with pytest.raises(ValueError, match="command"):
+            tampered(base, ("command", command))
+
+
 def test_cards_are_listed_by_their_numbers(base, tmp_path):
     for name in ("a-20", "a-8", "b", "a-8-1"):
         (tmp_path / f"{name}.json").write_text(to_text(base))
@@ -577,11 +645,10 @@ def test_a_shipped_card_is_still_what_its_command_trains(name):
     card = read_card(file)
     assert file.read_text() == to_text(card), "somebody wrote into the card"
     if "--config" not in card.command:
-        try:
-            options = fit_options(card.config)
-        except BadInputError as error:
-            pytest.skip(f"its data are not here: {str(error).splitlines()[0]}")
+        options = fit_options(card.config)
         assert options is not None, "the registry has changed: add the runs to the card once more"
+    if card.shipped is not None:
+        assert (file.parent / card.shipped.file).is_file()
 
 
 # ---------------------------------------------------------------------------- verifying
@@ -734,13 +801,13 @@ def test_an_interrupted_verification_is_begun_again(known, tmp_path, capsys, mon
     file, _ = known
 
     def interrupted(run, console, test):
-        raise InterruptedRunError(f"Go on with: kerasnet fit --resume {run.path}", signal.SIGTERM)
+        raise InterruptedRunError(f"Go on with: {run.resume_command}", signal.SIGTERM)
 
     monkeypatch.setattr("kerasnet.api.train_run", interrupted)
     words = ["results", "verify", str(file), "--out", str(tmp_path / "run")]
     code, _, err = run_cli(capsys, *words)
     assert code == 143
-    assert f"Begin again with: kerasnet results verify {file}" in err
+    assert f"Go on with: kerasnet results verify {file}" in err
     assert "--resume" not in err
 
 

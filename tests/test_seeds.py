@@ -130,6 +130,10 @@ def trained(monkeypatch):
         if config.epochs_open:
             values = {"recipe.epochs": 5, "budget.epochs": 5, "budget.step_seconds": 0.25}
             config = kerasnet.config.with_values(config, values)
+        if config.rate_open:
+            found = {0: 0.003}.get(config.seed, 0.1)
+            values = {"lr_find.suggestion": found, "recipe.optimizer.learning_rate": found}
+            config = kerasnet.config.with_values(config, values)
         run.reopen()
         run.write_config(config)
         done.append((config.seed, config.recipe.epochs, config))
@@ -268,6 +272,15 @@ def test_what_is_measured_is_measured_once(trained, tmp_path, capfd):
     budget = schema.Budget(seconds=60.0, epochs=5, step_seconds=0.25)
     assert all((c.budget, c.horizon) == (budget, 5) for *_, c in done)
     assert SeedRuns(out).asked.base.inference == done[0][2].inference
+
+
+def test_a_rate_that_is_found_is_found_once(trained, tmp_path, capfd):
+    done, _ = trained
+    words = [*FIT, "--seeds", "0,1,2", "--learning-rate", "find", "--out", str(tmp_path / "runs")]
+    assert run_cli(capfd, *words)[0] == 0
+    assert [c.recipe.optimizer.learning_rate for *_, c in done] == [0.003] * 3
+    assert {c.lr_find.suggestion for *_, c in done} == {0.003}
+    assert not SeedRuns(tmp_path / "runs").asked.base.rate_open
 
 
 def test_another_seeds_run_is_not_taken_for_ones_own(trained, tmp_path, capfd):

@@ -17,16 +17,21 @@ from kerasnet.data.places import without_place
 from kerasnet.document import DocumentError, dotted, read, shown
 from kerasnet.errors import BadInputError
 from kerasnet.files import checked, read_json, write_atomically
+from kerasnet.pretrained import file_name
 from kerasnet.registry import Registry, load_registry
 from kerasnet.repeating import differences, fit_line, fit_options, portable
 from kerasnet.report import read_predictions
 from kerasnet.results.card import (
     MAX_BYTES,
+    RATE_TOLERANCE,
     Card,
     Hardware,
     Row,
     SeedResult,
+    Shipped,
+    card_files,
     mean_and_sd,
+    mean_speed,
     read_card,
     to_text,
 )
@@ -56,15 +61,14 @@ def add(
         predicted: the test accuracy, a fraction, that was expected before the runs were made.
         force: replace a card of this name that says something else.
         weights: write the first run's weights beside the card, in float16; see `ship.ship`.
-        registry: what the command that repeats the runs is held against; the built-in one if not
-            given.
+        registry: which says what is published of the model; the built-in one if not given.
 
     Returns:
         The card's file, and the card.
 
     Raises:
         BadInputError: a run has not finished, its files do not agree, the runs differ in more than
-            their seeds, or there is another card of this name.
+            their seeds, or there is another card of this name or of these shipped weights.
         EnvironmentFaultError: the card cannot be written.
     """
     runs = [run for path in paths for run in _runs_at(Path(path))]
@@ -78,7 +82,10 @@ def add(
     if weights:
         from kerasnet.results.ship import ship
 
+        _check_not_another_s(file, card)
         card = card.model_copy(update={"shipped": ship(runs[0], Path(folder))})
+    else:
+        card = card.model_copy(update={"shipped": _shipped_already(file, card)})
     text = to_text(card).encode()
     if len(text) > MAX_BYTES:
         raise BadInputError(
@@ -136,6 +143,28 @@ def _check_same(file: Path, card: Card) -> None:
             )
 
 
+def _check_not_another_s(file: Path, card: Card) -> None:
+    """Refuse to ship a file that another card says is its own."""
+    name = file_name(card.model, card.dataset)
+    for other in card_files(file.parent).values() if file.parent.is_dir() else ():
+        held = read_card(other).shipped if other.stem != file.stem else None
+        if held is not None and held.file == name:
+            raise BadInputError(
+                f"--ship: {file.parent / name} are the weights of {other}. Remove that card and "
+                f"its weights first, or add these runs in its place: --name {other.stem} --force"
+            )
+
+
+def _shipped_already(file: Path, card: Card) -> Shipped | None:
+    """Return what the card in a file ships, if its weights are those of this one's first run."""
+    try:
+        old = read_card(file)
+    except BadInputError:
+        return None
+    same = old.runs[0].weights_sha256 == card.runs[0].weights_sha256
+    return old.shipped if same else None
+
+
 def make_card(
     runs: Sequence[Run],
     file: Path,
@@ -156,10 +185,11 @@ def make_card(
     _check_seeds_alone_differ(runs, configs)
     summaries = [_summary(run, config) for run, config in zip(runs, configs, strict=True)]
     results = [_result(*each) for each in zip(runs, configs, summaries, strict=True)]
+    _check_same_data(runs, summaries)
     config, summary = portable(configs[0]), summaries[0]
     mean, sd = mean_and_sd([found.test_accuracy for found in results])
-    speeds = [found.images_per_second for found in results if found.images_per_second]
     facts = {
+        "format": 1,
         "model": config.architecture.name,
         "recipe": config.recipe_name,
         "dataset": config.data.name,
@@ -174,11 +204,12 @@ def make_card(
         "precision": config.precision.resolved,
         "train_images": summary.train_images,
         "seconds": mean_and_sd([found.seconds for found in results])[0],
-        "images_per_second": mean_and_sd(speeds)[0] if speeds else None,
-        "command": _command(configs, file, registry),
+        "images_per_second": mean_speed(results),
+        "command": _command(configs, file),
         **machine(runs),
         "config": config.model_dump(mode="json", by_alias=True),
         "runs": [found.model_dump(mode="json") for found in results],
+        "shipped": None,
     }
     return checked(Card, facts, runs[0].path, "what a card can hold")
 
@@ -244,6 +275,18 @@ def _summary(run: Run, config: schema.RunConfig) -> _Tested:
     return summary
 
 
+def _check_same_data(runs: Sequence[Run], summaries: Sequence[_Tested]) -> None:
+    first = summaries[0]
+    for run, found in zip(runs[1:], summaries[1:], strict=True):
+        for field in ("data_remark", "train_images", "test_images"):
+            here, there = getattr(first, field), getattr(found, field)
+            if here != there:
+                raise BadInputError(
+                    f"{runs[0].path} and {run.path} had other data: {field} is "
+                    f"{shown(str(here))} and {shown(str(there))}. Add them as cards of their own"
+                )
+
+
 def _result(run: Run, config: schema.RunConfig, summary: _Tested) -> SeedResult:
     predictions = run.path / "predictions.npz"
     _check_accuracy(run, config, summary, predictions)
@@ -256,7 +299,7 @@ def _result(run: Run, config: schema.RunConfig, summary: _Tested) -> SeedResult:
         weights_sha256=_sha256(run.last_weights, run),
         predictions_sha256=_sha256(predictions, run),
         images_checksum=images_checksum(run),
-        curve=curve(run, config.recipe.epochs),
+        curve=_curve_of(run, config),
     )
 
 
@@ -317,6 +360,33 @@ def curve(run: Run, epochs: int) -> list[Row]:
     return [checked(Row, _row(row), file, "a table of a run's epochs") for row in rows]
 
 
+def _curve_of(run: Run, config: schema.RunConfig) -> list[Row]:
+    """Return a run's rows, having held their learning rates against the configuration's schedule.
+
+    A run that halved its rate after it diverged, or that was given another horizon on the way, is
+    none that its configuration repeats.
+    """
+    from kerasnet import backend
+
+    backend.load()
+    from kerasnet.recipe import RecipeSchedule
+
+    rows, recipe = curve(run, config.recipe.epochs), config.recipe
+    rate, spec = recipe.optimizer.learning_rate, recipe.schedule.model_dump()
+    schedule = RecipeSchedule(rate, spec, rows[0].step, config.horizon)
+    for row in rows:
+        expected = float(schedule(row.step - 1))
+        if abs(row.learning_rate - expected) > RATE_TOLERANCE * rate:
+            raise BadInputError(
+                f"{run.path}/metrics.csv: the learning rate of epoch {row.epoch} is "
+                f"{row.learning_rate:.4g}, and its configuration's {expected:.4g}: it was lowered "
+                "after training diverged, or the schedule was stretched on the way, so that no "
+                f"command repeats it. Train it again with: kerasnet fit --config "
+                f"{run.path}/config.yaml"
+            )
+    return rows
+
+
 def _row(found: dict[str, float | None]) -> dict[str, Any]:
     row: dict[str, Any] = {key: found.get(key) for key in METRICS}
     whole = {k: int(v) for k in ("epoch", "step") if (v := row[k]) is not None and v == int(v)}
@@ -324,16 +394,17 @@ def _row(found: dict[str, float | None]) -> dict[str, Any]:
 
 
 def _published(config: schema.RunConfig, registry: Registry) -> Any:
-    name = config.architecture.name
+    name, data = config.architecture.name, config.data
     found = registry.models[name].published if name in registry.models else None
-    same = found is not None and found.dataset == config.data.name
+    # A folder of pictures may be called like a data set.
+    same = found is not None and data.spec.source.type != "folder" and found.dataset == data.name
     return found.model_dump(mode="json") if found is not None and same else None
 
 
-def _command(configs: Sequence[schema.RunConfig], file: Path, registry: Registry) -> str:
-    """Return the line that makes all the runs again, by the registry's names where they do."""
+def _command(configs: Sequence[schema.RunConfig], file: Path) -> str:
+    """Return the line that makes all the runs again, by names that everybody has where they do."""
     config, seeds = configs[0], [config.seed for config in configs]
-    options = fit_options(config, registry)
+    options = fit_options(config)
     name = None if options is None else config.architecture.name
     if options is None:
         # Nobody else has this machine's folders.

@@ -29,6 +29,8 @@ MAX_CARDS = 2_000
 # Of the tensors; a header comes on top of them.
 MAX_SHIPPED_BYTES = 1_000_000
 _LINE = 110
+# Of the highest learning rate; float32 has seven digits, of which a schedule's cosine costs some.
+RATE_TOLERANCE = 1e-4
 
 Text = Annotated[str, Field(min_length=1, max_length=1_000)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -118,7 +120,7 @@ class Card(schema.Strict):
     train_images: Count
     seconds: schema.Positive
     images_per_second: schema.Positive | None
-    command: Text
+    command: Annotated[Text, Field(pattern=r"^kerasnet fit [^`|<>\x00-\x1f]+$")]
     hardware: Hardware
     versions: dict[str, Text]
     config: schema.RunConfig
@@ -132,6 +134,9 @@ class Card(schema.Strict):
         config = self.config
         said: dict[str, tuple[Any, Any]] = {
             "seeds": (self.seeds, [run.seed for run in self.runs]),
+            "seconds": (self.seconds, mean_and_sd([run.seconds for run in self.runs])[0]),
+            "images_per_second": (self.images_per_second, mean_speed(self.runs)),
+            "versions.kerasnet": (self.versions.get("kerasnet"), config.kerasnet),
             "test_accuracy": (self.test_accuracy, mean),
             "test_accuracy_sd": (self.test_accuracy_sd, sd),
             "model": (self.model, config.architecture.name),
@@ -192,6 +197,12 @@ def _same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
+def mean_speed(runs: Sequence[SeedResult]) -> float | None:
+    """Return the mean images per second of the runs that know theirs, None if none does."""
+    speeds = [run.images_per_second for run in runs if run.images_per_second]
+    return mean_and_sd(speeds)[0] if speeds else None
+
+
 def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
     """Return the mean and the standard deviation (n - 1), None for a single value."""
     sd = statistics.stdev(values) if len(values) > 1 else None
@@ -203,7 +214,8 @@ def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
 
 def to_text(card: Card) -> str:
     """Return a card as its file holds it: JSON, a short list or mapping on one line."""
-    return _written(card.model_dump(mode="json", by_alias=True), "") + "\n"
+    # A field that did not exist when the card was written does not come into it.
+    return _written(card.model_dump(mode="json", by_alias=True, exclude_unset=True), "") + "\n"
 
 
 def _written(value: Any, indent: str) -> str:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kerasnet.errors import BadInputError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -55,6 +57,13 @@ def list_(
 ) -> None:
     """List the result cards: what was reached by which recipe, how often, and on what."""
     if context.invoked_subcommand is not None:
+        early = [flag for flag, value in {"--results": results, "--against": against,
+                                          "--json": as_json}.items() if value]  # fmt: skip
+        if early:
+            raise BadInputError(
+                f"{early[0]} belongs behind the command: kerasnet results "
+                f"{context.invoked_subcommand} … {early[0]}"
+            )
         return
     from kerasnet.results.card import cards_in
     from kerasnet.results.compare import compare_with

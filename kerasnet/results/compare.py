@@ -95,10 +95,10 @@ def _changes(base: Card, card: Card) -> dict[str, Any]:
     found = {_there(path, here) if value is None else path: value
              for path, _, value in differences(base.config, card.config)
              if path not in ("seed", "recipe_name")}  # fmt: skip
-    # Where a field has become another kind of thing, what that lacks says nothing more.
-    replaced = {path.rpartition(".")[0] for path, value in found.items() if value is not None}
+    # What a thing of another type does not have says nothing more.
+    replaced = {path.removesuffix("type") for path in found if path.endswith(".type")}
     return {path.removeprefix("recipe."): value for path, value in found.items()
-            if value is not None or path.rpartition(".")[0] not in replaced}  # fmt: skip
+            if value is not None or f"{path.rpartition('.')[0]}." not in replaced}  # fmt: skip
 
 
 def _there(path: str, config: Any) -> str:

@@ -12,19 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kerasnet import backend
-from kerasnet.config import for_weights
+from kerasnet.config import with_values
 from kerasnet.convert import read_arrays, save_arrays
+from kerasnet.document import shown
 from kerasnet.errors import BadInputError
 from kerasnet.files import make_folder
+from kerasnet.precision import resolve
 from kerasnet.pretrained import file_name
+from kerasnet.registry import load_registry
 from kerasnet.results.card import MAX_SHIPPED_BYTES, Shipped
 from kerasnet.runs import Run
+
+# Of a temperature's logarithm.
+_BOUND = 3.0
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 
-def ship(run: Run, folder: Path, data_dir: str | None = None) -> Shipped:
+def ship(run: Run, folder: Path) -> Shipped:
     """Write a run's last weights in float16, with a temperature, and measure what is written.
 
     The temperature is that of Guo et al. 2017, section 4.2: the one number, by which logits are
@@ -33,14 +39,19 @@ def ship(run: Run, folder: Path, data_dir: str | None = None) -> Shipped:
     Args:
         run: a finished one that held validation images back.
         folder: where `<model>-<dataset>.safetensors` is written.
-        data_dir: folder searched first for the data; the run's own if not given.
 
     Raises:
-        BadInputError: there were no validation images, a weight is too large for float16, or the
-            file would be larger than what ships.
+        BadInputError: the data are somebody's own, there were no validation images or no
+            temperature fits them, a weight is too large for float16, or the file would be larger
+            than what ships.
         EnvironmentFaultError: the file cannot be written.
     """
     config = run.config
+    if config.data.name not in load_registry().datasets:
+        raise BadInputError(
+            f"{run.path}: was trained on '{shown(config.data.name)}', and what ships on a data set "
+            f"of the registry. Leave --ship out, and hand on {run.last_weights}"
+        )
     arrays, metadata = read_arrays(run.last_weights)
     halves = {key: _half(array, f"{run.last_weights}: {key}") for key, array in arrays.items()}
     size = sum(array.nbytes for array in halves.values())
@@ -56,7 +67,7 @@ def ship(run: Run, folder: Path, data_dir: str | None = None) -> Shipped:
     with tempfile.TemporaryDirectory() as place:
         draft = Path(place) / file.name
         save_arrays(halves, draft, metadata)
-        measured = _measured(run, draft, data_dir)
+        measured = _measured(run, draft)
     inference = {**metadata["inference"], "temperature": measured["temperature"]}
     save_arrays(halves, file, {**metadata, "inference": inference})
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -74,7 +85,7 @@ def _half(array: NDArray[np.floating[Any]], where: str) -> NDArray[np.float16]:
     return half
 
 
-def _measured(run: Run, file: Path, data_dir: str | None) -> dict[str, Any]:
+def _measured(run: Run, file: Path) -> dict[str, Any]:
     """Return the temperature, and what the weights come to on validation and test images."""
     from kerasnet.train import logits_of, make_model, read_data, scores, test_model
 
@@ -85,11 +96,9 @@ def _measured(run: Run, file: Path, data_dir: str | None) -> dict[str, Any]:
             f"{run.path}: held no validation images back, and a temperature is chosen by them. "
             "Train with a `validation_split`, and without --train-on train+validation"
         )
-    like = for_weights(
-        config.architecture.name, file, dataset=config.data.name,
-        data_dir=data_dir or config.data.data_dir,
-    )  # fmt: skip
-    model = make_model(like.model_copy(update={"architecture": config.architecture}))
+    # As `evaluate --weights` has them.
+    like = {"weights": str(file), "precision": resolve("float32").model_dump(mode="json")}
+    model = make_model(with_values(config, like))
     logits = logits_of(model, config, data.validation, data.source.inference)
     temperature = best_temperature(logits, data.validation.labels)
     tested = test_model(model, config, data.source, None)
@@ -109,6 +118,9 @@ def best_temperature(logits: FloatArray, labels: IntArray) -> float:
     Args:
         logits: (n, classes).
         labels: (n,).
+
+    Raises:
+        BadInputError: there is none, as where every label is the likeliest already.
     """
     from scipy.optimize import minimize_scalar
 
@@ -117,6 +129,14 @@ def best_temperature(logits: FloatArray, labels: IntArray) -> float:
     def loss(log_temperature: float) -> float:
         return scores(logits / math.exp(log_temperature), labels)[1]
 
-    # In the logarithm it is a convex valley for all but logits that are all alike.
-    found = minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded", options={"xatol": 1e-4})
-    return round(math.exp(float(found.x)), 4)
+    # The loss is convex in the temperature's inverse, so that in its logarithm it has one valley.
+    found = float(minimize_scalar(
+        loss, bounds=(-_BOUND, _BOUND), method="bounded", options={"xatol": 1e-4}
+    ).x)  # fmt: skip
+    if abs(found) > _BOUND - 0.01:
+        raise BadInputError(
+            f"no temperature calibrates these weights: of {len(labels):,} validation images "
+            f"{scores(logits, labels)[0]:.2%} are told right, and the best lies beyond "
+            f"{math.exp(found):.3g}. Hold more images back"
+        )
+    return round(math.exp(found), 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -64,7 +65,7 @@ def _cells_beside(one: Comparison) -> tuple[str, str, str]:
 
 
 def _value(value: Any) -> str:
-    return {None: "none", True: "true", False: "false"}.get(value, str(value))
+    return "none" if value is None else json.dumps(value, ensure_ascii=False).strip('"')
 
 
 def _cells(card: Card) -> tuple[str, ...]:

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kerasnet import schema
-from kerasnet.errors import InterruptedRunError
-from kerasnet.results.card import Card, Row
+from kerasnet.results.card import RATE_TOLERANCE, Card, Row
+from kerasnet.runs import Run
 from kerasnet.summary import table
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ EPOCHS = 2
 SIGMAS = 3.0
 # Of fewer values a standard deviation says next to nothing.
 ENOUGH_SEEDS = 3
-# Of the highest learning rate; float32 has seven digits, of which a schedule's cosine costs some.
-RATE_TOLERANCE = 1e-4
 FIELDS = ("step", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
 
 
@@ -191,6 +190,16 @@ def compare(card: Card, rows: Sequence[Row]) -> list[Compared]:
 # ---------------------------------------------------------------------------- repeating
 
 
+@dataclass(frozen=True)
+class _Repetition(Run):
+    """A run that is gone on with by beginning again; trained to its end, it would be tested."""
+
+    card: str
+
+    def command_for(self, config: schema.RunConfig | None) -> str:
+        return shlex.join(["kerasnet", "results", "verify", self.card])
+
+
 def beginning(card: Card, data_dir: str | os.PathLike[str] | None = None) -> schema.RunConfig:
     """Return the configuration of a card's first epochs, their schedule that of the whole run."""
     from kerasnet.config import with_values
@@ -226,18 +235,12 @@ def verify(
 
     config = beginning(card, data_dir)
     check(config)
-    run = create_run(out or default_folder(config, prefix="verify-"), config)
+    made = create_run(out or default_folder(config, prefix="verify-"), config)
+    run = _Repetition(made.path, name)
     from kerasnet.api import train_run
     from kerasnet.results.add import curve, images_checksum, machine
 
-    try:
-        train_run(run, console, test=False)
-    except InterruptedRunError as error:
-        message = (
-            f"{run.path}: interrupted before anything could be compared. Begin again with: "
-            f"kerasnet results verify {name}"
-        )
-        raise InterruptedRunError(message, error.exit_code - 128) from error
+    train_run(run, console, test=False)
     here, there = machine([run]), card.model_dump(mode="json", include={"hardware", "versions"})
     differ = {
         key: (value, here[part].get(key))
@@ -272,7 +275,9 @@ def report(verdict: Verdict) -> str:
     paragraphs = [table(header, lines, header[2:])]
     if verdict.machines:
         said = "; ".join(f"{k} {a} there, {b} here" for k, (a, b) in verdict.machines.items())
-        paragraphs.append(f"the card was made on another machine: {said}")
+        paragraphs.append(f"the card was made on another machine or with other versions: {said}")
+    if None in verdict.images:
+        paragraphs.append("whether these are the same training images cannot be said: no checksum")
     if not verdict.disagreements:
         paragraphs.append(f"{verdict.card}: seed {verdict.seed} begins as the card says")
     return "\n\n".join(paragraphs)
