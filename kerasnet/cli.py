@@ -48,8 +48,8 @@ DataDirOption = Annotated[
     str | None,
     typer.Option(
         metavar="DIR",
-        help="Where the data are looked for first; then $KERASNET_DATA_DIR, $TFDS_DATA_DIR and "
-        "~/tensorflow_datasets.",
+        help="Where the data are looked for first; then $KERASNET_DATA_DIR, $TFDS_DATA_DIR, "
+        "~/tensorflow_datasets and ~/.keras/datasets.",
     ),
 ]
 
@@ -458,7 +458,7 @@ def fit(
         ),
     ] = None,
     deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="The same bits each time; slower.")
+        bool, typer.Option("--deterministic", help="The same bits each time, on one machine.")
     ] = False,
     on_nan: Annotated[
         str | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -84,6 +85,24 @@ def confirm(
     if found != 1:
         reason += f": {found:.2f} times float32's speed for the model's convolutions"
     return schema.Precision(requested="auto", resolved=policy, reason=reason)
+
+
+def unused_gpu(devices: list[str]) -> str | None:
+    """Return a warning where there is an NVIDIA GPU that the backend cannot use, else None.
+
+    Args:
+        devices: those of the backend; see `confirm`.
+    """
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    found = None if hidden or any(not d.startswith("cpu") for d in devices) else (
+        gpu_compute_capability()
+    )  # fmt: skip
+    if found is None:
+        return None
+    return (
+        f"training on the CPU, although there is a GPU, {found[0]}: the backend that is installed "
+        "cannot use it. TensorFlow's libraries for it come with the extra `cuda` (Linux)"
+    )
 
 
 def gpu_name(devices: list[str]) -> str | None:

@@ -363,6 +363,9 @@ def _settled(config: schema.RunConfig, data: TrainingData, console: Console) -> 
     # A configuration with an inference block was run before: what it used then, it uses again.
     if not config.inference:
         known["precision"] = confirmed(config)
+        warning = precision.unused_gpu(backend.devices())
+        if warning:
+            _say(console, warning, "bold")
         if known["precision"] != config.precision:
             found = known["precision"]
             _say(console, f"precision {found.resolved} ({found.reason})")

@@ -73,6 +73,19 @@ def test_a_gpu_that_the_backend_cannot_use_counts_for_nothing(driver):
     assert precision.confirm(auto, ["cpu:0", "gpu:0"], lambda: 1.0) == auto
 
 
+def test_a_gpu_that_the_backend_cannot_use_is_named(driver, monkeypatch):
+    driver("echo 'Tesla V100, 7.0'")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    said = precision.unused_gpu(["cpu:0"])
+    assert "although there is a GPU, Tesla V100" in said
+    assert precision.unused_gpu(["cpu:0", "gpu:0"]) is None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert precision.unused_gpu(["cpu:0"]) is None
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    driver("exit 9")
+    assert precision.unused_gpu(["cpu:0"]) is None
+
+
 def test_what_is_asked_for_is_not_measured():
     def gain() -> float:
         raise AssertionError

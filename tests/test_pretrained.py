@@ -189,9 +189,7 @@ def test_weights_of_ones_own_data_do_not_ship(trained, tmp_path):
     run = shutil.copytree(trained, tmp_path / "run")
     opened = load_run(run)
     opened.write_config(with_values(opened.config, {"data.name": "mine"}))
-    with pytest.raises(
-        BadInputError, match="'mine', and what ships on a data set of the registry"
-    ):
+    with pytest.raises(BadInputError, match="'mine', and what ships on a data set of the registry"):
         ship(opened, tmp_path / "results")
 
 

@@ -44,6 +44,12 @@ def test_the_page_names_every_field_of_a_recipe():
     assert fields(schema.Recipe) - named - {"alpha", "learning_rate"} == set()
 
 
+def test_the_page_lists_every_recipe():
+    rows = dict(re.findall(r"^\| `(\w+)` \| [^|]* \| (\d+, \d+) \|", TEXT, re.MULTILINE))
+    known = load_registry().recipes
+    assert rows == {name: f"{r.epochs}, {r.batch_size}" for name, r in known.items()}
+
+
 @pytest.mark.parametrize(
     "schedule", [{"type": "cosine", "warmup": 5}, {"type": "one_cycle", "peak": 1}]
 )
