@@ -36,6 +36,8 @@ SPARE = 0.05
 # A step's time is the mean over the last steps of so many seconds, and at least over two of them.
 WINDOW = 1.0
 _MOST_EXECUTIONS = 2**12
+# Steps; four executions of more of them could take minutes.
+_MOST_AT_ONCE = 16
 # Of those that only measure.
 _BATCHES = 2
 
@@ -177,11 +179,12 @@ def measure(
     began = clock()
     model = make()
     compile_model(model, training.config, training.steps)
-    model.steps_per_execution = training.steps_per_execution
+    at_once = min(training.steps_per_execution, _MOST_AT_ONCE)
+    model.steps_per_execution = at_once
     built = clock() - began
     state, weights = _saving(model, training)
     watch = Stopwatch(clock)
-    _train(model, training, watch)
+    _train(model, training, watch, at_once)
     compiling, image = _evaluation(model, training, clock)
     data = training.data
     return Costs(
@@ -210,9 +213,9 @@ def _saving(model: keras.Model, training: Training) -> tuple[float, float]:
         return state, saver.seconds - state
 
 
-def _train(model: keras.Model, training: Training, watch: Stopwatch) -> None:
+def _train(model: keras.Model, training: Training, watch: Stopwatch, at_once: int) -> None:
     """Train for as many steps as it takes to know how long one is."""
-    most = _MOST_EXECUTIONS * training.steps_per_execution
+    most = _MOST_EXECUTIONS * at_once
     images = training.batches(math.ceil(most / training.steps))
     callbacks = StepCallbacks([watch], add_history=True, model=model)
     model.fit(images, shuffle=False, epochs=1, steps_per_epoch=most, callbacks=callbacks, verbose=0)

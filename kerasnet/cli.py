@@ -347,7 +347,7 @@ def _input_shape(text: str | None, default: Sequence[int]) -> list[int]:
         "kerasnet fit resnet20 --dataset photos/ --weights w.safetensors --reset-head "
         "--freeze stem,stage1",
         "kerasnet fit resnet20 --seeds 0,1,2 --budget 1h --train-on train+validation",
-        "kerasnet fit --resume runs/photos --epochs 80",
+        "kerasnet fit --resume runs/photos --epochs 80 --rescale",
     )
 )
 def fit(

@@ -419,6 +419,21 @@ def continued(
     return with_values(config, changed)
 
 
+def remark_on_schedule(config: schema.RunConfig) -> str:
+    """Return what is odd about a schedule over so few epochs; empty where nothing is."""
+    schedule = config.recipe.schedule
+    if config.epochs_open or schedule.type not in ("cosine", "one_cycle"):
+        return ""
+    field = "warmup" if schedule.type == "cosine" else "peak"
+    up = getattr(schedule, field)
+    if schedule.unit != "epoch" or up < config.horizon:
+        return ""
+    return (
+        f"the learning rate only rises: it does so for {up:g} epochs (recipe.schedule.{field}), "
+        f"and there are {config.horizon}"
+    )
+
+
 def _check_same(option: str, value: Any, plain: dict[str, Any]) -> None:
     """Refuse an option that says something else than the run's configuration."""
     flag = f"--{option.replace('_', '-')}" if option != "name" else "the model"

@@ -74,7 +74,7 @@ class One:
             _say(
                 console,
                 f"{self.run.path}: has finished its {self.config.recipe.epochs} epochs; --epochs "
-                "with a larger number makes it longer",
+                "with a larger number makes it longer, --rescale the schedule with it",
             )
             return {**result_of(self.run), "run": str(self.run.path)}
         new = self.run is None
@@ -266,13 +266,17 @@ def _say(console: Console, text: str, **more: Any) -> None:
 
 
 def _say_beyond(console: Console, config: schema.RunConfig) -> None:
-    """Say what becomes of the learning rate after the schedule's end."""
-    if config.recipe.epochs > config.horizon:
-        _say(
-            console,
-            f"the schedule spans {config.horizon} epochs; after them the learning rate stays where "
-            "it is (--rescale stretches the schedule)",
-        )
+    """Say what becomes of the learning rate after the end of a schedule that comes down to it."""
+    schedule = config.recipe.schedule
+    if config.recipe.epochs <= config.horizon or schedule.type not in ("cosine", "one_cycle"):
+        return
+    rate = config.recipe.optimizer.learning_rate * schedule.final
+    learns = "" if rate else ", at which nothing is learnt"
+    _say(
+        console,
+        f"the schedule spans {config.horizon} epochs; after them the learning rate stays at "
+        f"{rate:g}{learns} (--rescale stretches the schedule)",
+    )
 
 
 def say_start(console: Console, config: schema.RunConfig, run: Run) -> None:
@@ -297,6 +301,8 @@ def say_start(console: Console, config: schema.RunConfig, run: Run) -> None:
         + _start_of(config, plan)
         + f"run folder {run.path}",
     )
+    if remark := configs.remark_on_schedule(config):
+        _say(console, remark, style="yellow")
 
 
 def _start_of(config: schema.RunConfig, plan: Plan) -> str:

@@ -237,7 +237,8 @@ class Run:
 
     def reopen(self) -> None:
         """Let a finished run be one that has not finished."""
-        (self.path / "summary.json").unlink(missing_ok=True)
+        for name in ("summary.json", "report.html"):
+            (self.path / name).unlink(missing_ok=True)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`, which marks the run as finished."""

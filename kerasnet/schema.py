@@ -663,6 +663,17 @@ class StepSchedule(Strict):
     type: Literal["step"] = Field(description="kind of schedule")
     unit: Literal["epoch", "fraction"] = Field(description="fraction: of the horizon")
     every: Positive = Field(description="units from one change to the next")
+
+    @field_validator("every")
+    @classmethod
+    def _changes(cls, value: float, info: ValidationInfo) -> float:
+        if value >= 1 and info.data.get("unit") == "fraction":
+            raise ValueError(
+                f"{value:g} of the whole training: the learning rate would never change; for "
+                "epochs say `unit: epoch`"
+            )
+        return value
+
     factor: Positive = Field(description="what the learning rate is multiplied by")
 
 

@@ -131,14 +131,16 @@ class SeedRuns:
             return asked
         for seed in asked.seeds:
             found = self.run(seed).config if _begun(self.run(seed)) else None
-            if found is not None and not _to_measure(found):
-                paths = (
-                    *_MEASURED,
-                    *(_LENGTH if asked.base.epochs_open else ()),
-                    *(_FOUND if asked.base.rate_open else ()),
-                )
-                base = with_values(asked.base, _values(found, paths))
-                return asked.model_copy(update={"base": base})
+            if found is None or _to_measure(found):
+                continue
+            values = _values(found, (*_MEASURED, *(_FOUND if asked.base.rate_open else ())))
+            if asked.base.epochs_open:
+                if found.budget is None:
+                    continue  # it was given a number of its own instead
+                # By itself it may have been made longer since.
+                values["budget"] = found.budget.model_dump(mode="json")
+                values |= dict.fromkeys(("recipe.epochs", "horizon"), found.budget.epochs)
+            return asked.model_copy(update={"base": with_values(asked.base, values)})
         return asked
 
     def continued(self, options: Mapping[str, Any], rescale: bool = False) -> schema.SeedsConfig:
@@ -171,8 +173,13 @@ class SeedRuns:
                 f"{config.seed}. Move it elsewhere"
             )
         # One that somebody made longer by itself stays so.
-        longer = not config.epochs_open and config.recipe.epochs > asked.base.recipe.epochs
-        return with_values(config, _values(asked.base, _CHANGED if longer else _SHARED))
+        length, base = config.recipe.epochs, asked.base
+        alone = not config.epochs_open and (base.epochs_open or length > base.recipe.epochs)
+        paths = _CHANGED if alone else _SHARED
+        if _to_measure(config) and not _to_measure(asked.base):
+            # It ended before it had measured what another one has by now.
+            paths = (*paths, *_MEASURED, *_FOUND)
+        return with_values(config, _values(asked.base, paths))
 
     def left(self, asked: schema.SeedsConfig) -> list[int]:
         """Return the seeds whose runs have not come to the end that is asked for."""

@@ -30,6 +30,7 @@ from kerasnet.checkpoint import (
     newest_checkpoint,
 )
 from kerasnet.config import plan as plan_of
+from kerasnet.config import remark_on_schedule
 from kerasnet.convert import load_weights
 from kerasnet.errors import (
     BadInputError,
@@ -217,7 +218,7 @@ def _fit(
     with _memory(begins, "--batch-size"):
         model = _train_through(training)
     evaluation = f"evaluating at batch size {config.execution.evaluation_batch_size}"
-    with training.averages(model)(), _memory(f"{run.path}: {evaluation}", "evaluation_batch_size"):
+    with _memory(f"{run.path}: {evaluation}", "evaluation_batch_size"), training.averages(model)():
         summary = _summary(training)
         if test:
             summary |= test_model(model, config, data.source, run)
@@ -254,6 +255,8 @@ def _with_chosen_epochs(training: Training, reading: float) -> schema.RunConfig:
     run.write_config(chosen)
     epochs, within = plural(chosen.recipe.epochs, "epoch"), duration(chosen.budget.seconds)
     _say(console, f"{epochs} within {within}: {chosen.budget.reason}", "bold")
+    if remark := remark_on_schedule(chosen):
+        _say(console, remark, "yellow")
     _forget_models(config)
     return chosen
 

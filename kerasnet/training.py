@@ -162,7 +162,8 @@ class Saver:
         score = row["val_accuracy"]
         with self.averages():
             save_weights(model, self.run.last_weights, metadata)
-            if score is not None and score == self.progress.best:
+            best = max(self.progress.metrics, key=lambda row: row["val_accuracy"] or 0.0)
+            if score is not None and best is row:
                 metadata["val_accuracy"] = score
                 save_weights(model, self.run.best_weights, metadata)
         self.seconds += time.monotonic() - began

@@ -174,6 +174,18 @@ def test_what_a_model_lacks_is_named(norm, stem, option, said):
     assert said in str(error.value)
 
 
+def test_a_norm_that_the_shortcut_needs_too_is_no_branch_s(tmp_path):
+    text = MINE.format(norm="bn", stem="[]").replace(
+        "convs: [{kernel: 3, norm: bn, act: none}], shortcut: identity",
+        "order: norm-act-conv, convs: [{kernel: 3}], "
+        "shortcut: {project: {when: always, from: preactivation, norm: false}}",
+    )
+    registry = overlay(parse(text.encode(), "mine.yaml"))
+    plan = plan_model(registry.architecture("mine"))
+    with pytest.raises(DocumentError, match=r"block1_norm1 is the shortcut's too; leave it out"):
+        initial.touched(plan, asked(branch_gamma=0.1))
+
+
 # ---------------------------------------------------------------------------- what they compute
 
 

@@ -135,6 +135,32 @@ def test_a_step_of_beta_is_factor_times_the_plain_one(optimizer, how):
         assert np.abs(np.asarray(average)).min() > 0
 
 
+def flat(values):
+    return np.concatenate([values[name].ravel() for name in SHAPES])
+
+
+@pytest.mark.parametrize("loss_scale", [False, True])
+def test_all_gradients_together_have_at_most_the_recipe_s_norm(loss_scale):
+    free, clipped, not_needed = (
+        flat(updated(recipe("sgd", gradient_clip=clip), loss_scale=loss_scale)[0])
+        for clip in (None, 0.25, 1000.0)
+    )
+    scale = 8.0 if loss_scale else 1.0
+    gradient = -free / 0.1
+    assert np.linalg.norm(gradient * scale) > 1
+    np.testing.assert_allclose(clipped, -0.1 * 0.25 * gradient / np.linalg.norm(gradient), 1e-5)
+    np.testing.assert_array_equal(not_needed, free)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_average_is_the_recipe_s(optimizer):
+    made_of = recipe(optimizer, ema={"decay": 0.75})
+    first, second = (flat(updated(made_of, steps=n)[0]) for n in (1, 2))
+    averages = inner(updated(made_of, steps=2)[1])._model_variables_moving_average
+    found = flat(dict(zip(SHAPES, map(np.asarray, averages), strict=True)))
+    np.testing.assert_allclose(found, 0.75 * first + 0.25 * second, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_later_steps_are_keras_own_at_a_higher_rate(optimizer):
     """Those of two of Keras's optimisers, one of which has `FACTOR` times the rate."""

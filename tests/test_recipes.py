@@ -10,7 +10,7 @@ import pytest
 from commands import run_cli
 
 from kerasnet import schema
-from kerasnet.config import resolve
+from kerasnet.config import new_run, remark_on_schedule, resolve
 from kerasnet.document import DocumentError, read
 from kerasnet.registry import load_registry
 from kerasnet.tune import space as spaces
@@ -40,8 +40,7 @@ def test_the_page_names_every_field_of_a_recipe():
         re.findall(r"```.*?```", TEXT, re.S)
     )
     named = set(re.findall(r"\w+", code))
-    # Beta's parameter means the same wherever it stands.
-    assert fields(schema.Recipe) - named - {"alpha", "learning_rate"} == set()
+    assert fields(schema.Recipe) - named - {"learning_rate"} == set()
 
 
 def test_the_page_lists_every_recipe():
@@ -59,16 +58,40 @@ def test_a_rate_that_never_comes_down_is_refused(schedule):
     schema.Recipe.model_validate(RECIPE | {"schedule": schedule | {"unit": "epoch"}})
 
 
+def test_steps_that_never_come_are_refused():
+    steps = {"type": "step", "unit": "fraction", "every": 20, "factor": 0.3}
+    with pytest.raises(ValueError, match=r"20 of the whole training: .* would never change"):
+        schema.Recipe.model_validate(RECIPE | {"schedule": steps})
+    schema.Recipe.model_validate(RECIPE | {"schedule": steps | {"unit": "epoch"}})
+
+
+@pytest.mark.parametrize("schedule", ["{type: cosine, warmup: 4", "{type: one_cycle, peak: 4"])
+@pytest.mark.parametrize(("epochs", "rises"), [(4, True), (5, False)])
+def test_a_rate_that_only_rises_is_remarked_upon(tmp_path, schedule, epochs, rises):
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"recipes: {{mine: {{extends: digits, schedule: {schedule}, unit: epoch}}}}}}")
+    options = {"recipe": "mine", "dataset": "digits", "epochs": epochs}
+    config = new_run("resnet8", options, load_registry(str(file)))
+    assert ("the learning rate only rises" in remark_on_schedule(config)) == rises
+
+
 def test_the_recipes_of_the_ablation_differ_in_one_thing():
     known = load_registry(str(DOC.with_name("ablation.yaml"))).recipes
     recipes = {name: r for name, r in known.items() if name.startswith("ablation")}
-    base = recipes["ablation"]
     assert len(recipes) == 23
-    for name, recipe in recipes.items():
-        assert (recipe.epochs, recipe.batch_size) == (base.epochs, base.batch_size)
-        assert (recipe == base.model_copy(update={"description": recipe.description})) == (
-            name == "ablation"
-        )
+    base, *others = [recipes[name].model_dump(exclude={"description"}) for name in sorted(recipes)]
+    changed = {
+        name: {field: value for field, value in other.items() if value != base[field]}
+        for name, other in zip(sorted(recipes)[1:], others, strict=True)
+    }
+    # Another optimiser, and no schedule, need a learning rate of their own.
+    assert changed.pop("ablation_adam").keys() == {"optimizer", "weight_decay"}
+    assert changed.pop("ablation_constant_rate").keys() == {"optimizer", "schedule"}
+    for name, values in changed.items():
+        ((field, now),) = values.items()
+        if isinstance(now, dict) and isinstance(base[field], dict):
+            both = now.keys() & base[field].keys()
+            assert len([key for key in both if now[key] != base[field][key]]) == 1, name
 
 
 def test_the_example_of_the_page_is_a_recipe(tmp_path, capsys, monkeypatch):

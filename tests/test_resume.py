@@ -434,6 +434,19 @@ def test_a_report_that_was_not_written_any_more(whole, tmp_path, capfd):
     assert (run / "report.html").read_bytes() == (whole[0] / "report.html").read_bytes()
 
 
+def test_a_report_of_fewer_epochs_does_not_stay(whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole[0], run)
+    again = ("fit", "--resume", str(run), "--epochs", "5")
+    training = start(*again, log=tmp_path / "log", before=die_at_write, with_=(3, "synced"))
+    assert training.wait() == -signal.SIGKILL, training.said
+    assert "stays at 0, at which nothing is learnt (--rescale stretches it)" in " ".join(
+        training.said.replace("stretches the schedule", "stretches it").split()
+    )
+    assert not (run / "report.html").exists()
+    assert not (run / "summary.json").exists()
+
+
 def test_a_run_without_checkpoints_is_not_begun_again(whole, tmp_path, capfd):
     run = tmp_path / "run"
     shutil.copytree(whole[0], run)

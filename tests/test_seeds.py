@@ -20,7 +20,7 @@ import kerasnet
 from kerasnet import api, config, schema, seeds
 from kerasnet.document import to_yaml
 from kerasnet.errors import BadInputError, DivergedError
-from kerasnet.runs import Run
+from kerasnet.runs import Run, create_run
 from kerasnet.seeds import SeedRuns, seeds_of
 
 QUICK = ["resnet8", "--dataset", "digits", "--limit-train", "100", "--precision", "float32"]
@@ -281,6 +281,47 @@ def test_a_rate_that_is_found_is_found_once(trained, tmp_path, capfd):
     assert [c.recipe.optimizer.learning_rate for *_, c in done] == [0.003] * 3
     assert {c.lr_find.suggestion for *_, c in done} == {0.003}
     assert not SeedRuns(tmp_path / "runs").asked.base.rate_open
+
+
+def test_a_rate_that_another_run_has_found_is_taken_over(trained, tmp_path, capfd, monkeypatch):
+    done, _ = trained
+    out, finding = tmp_path / "runs", api.train_run
+
+    def train_run(run: Run, console, config):
+        if config.seed == 0 and config.rate_open:
+            run.write_config(config)
+            raise DivergedError("no rate")
+        return finding(run, console, config)
+
+    monkeypatch.setattr(api, "train_run", train_run)
+    words = [*FIT, "--seeds", "0,1,2", "--learning-rate", "find", "--out", str(out)]
+    assert run_cli(capfd, *words)[0] == 3
+    assert run_cli(capfd, "fit", "--resume", str(out))[0] == 0
+    assert [(seed, c.recipe.optimizer.learning_rate) for seed, _, c in done] == [
+        (1, 0.1), (2, 0.1), (0, 0.1)
+    ]  # fmt: skip
+    assert {c.precision.resolved for *_, c in done} == {done[0][2].precision.resolved}
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_a_length_of_its_own_is_not_the_others(trained, tmp_path, capfd, monkeypatch, measured):
+    done, ends = trained
+    out = tmp_path / "runs"
+    ends[0] = BadInputError("interrupted")
+    words = [*FIT, "--seeds", "0,1", "--budget", "1m", "--out", str(out)]
+    if measured:
+        assert run_cli(capfd, *words)[0] == 2
+    else:
+        base = config.with_values(asked(0, 1).base, {"budget": {"seconds": 60.0}})
+        seeds.begin(out, seeds.for_seeds(base, [0, 1]))
+        create_run(out / "seed-0", base)
+    ends.clear()
+    assert run_cli(capfd, "fit", "--resume", str(out / "seed-0"), "--epochs", "20")[0] == 0
+    (out / "seed-0" / "summary.json").unlink()
+    assert run_cli(capfd, "fit", "--resume", str(out))[0] == 0
+    assert [(seed, epochs, c.horizon) for seed, epochs, c in done][-2:] == [
+        (0, 20, 5 if measured else 20), (1, 5, 5)
+    ]  # fmt: skip
 
 
 def test_another_seeds_run_is_not_taken_for_ones_own(trained, tmp_path, capfd):
