@@ -39,7 +39,7 @@ recipes:
     label_smoothing: 0.1
     gradient_clip: 1.0
     ema: {decay: 0.9}
-    augment: {crop: {padding: 2}, flip: alternating, cutout: {size: 4}, mixup: {alpha: 0.2}}
+    augment: {crop: {padding: 2}, flip: alternating, cutout: {size: 4}}
     validation_split: 0.1
 # Which come with a ban of most of these.
 datasets: {digits: {extends: digits, augment: {flip: true, cutout: true}}}

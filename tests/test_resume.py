@@ -434,6 +434,7 @@ def test_a_report_that_was_not_written_any_more(whole, tmp_path, capfd):
     assert (run / "report.html").read_bytes() == (whole[0] / "report.html").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_report_of_fewer_epochs_does_not_stay(whole, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole[0], run)
