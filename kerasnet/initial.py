@@ -91,8 +91,7 @@ def _branch_gammas(plan: Plan, gamma: float) -> Iterator[str]:
             after.append(layer)
         else:
             raise _refused("branch_gamma", f"{where} has no batch norm; leave it out")
-        shared = [x.name for x in _way_back(plan, merge, merge.inputs[1]) if x.name == layer.name]
-        if shared:
+        if any(x.name == layer.name for x in _way_back(plan, merge, merge.inputs[1])):
             text = f"{where} has no batch norm of its own: {layer.name} is the shortcut's too"
             raise _refused("branch_gamma", f"{text}; leave it out")
         if not layer.options["scale"]:
