@@ -20,9 +20,17 @@ if TYPE_CHECKING:
     from kerasnet.seeds import SeedRuns
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Return the names of the built-in models that match a shell pattern."""
-    return load_registry().list_models(pattern)
+def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
+    """Return the names of the built-in models that match a shell pattern.
+
+    Args:
+        pattern: such as `resnet*`.
+        pretrained: only those whose weights ship with kerasnet.
+    """
+    from kerasnet.pretrained import shipping
+
+    return [name for name in load_registry().list_models(pattern)
+            if not pretrained or shipping(name)]  # fmt: skip
 
 
 def create_model(
@@ -119,6 +127,13 @@ def _inference(
         raise BadInputError(
             f"the weights' inference block is for images of {len(found.mean)} channels; the "
             f"model's have {model.input_shape[-1]}"
+        )
+    if tuple(found.resize) != model.input_shape[1:3]:
+        height, width = found.resize
+        raise BadInputError(
+            f"the weights' inference block makes images of {height}×{width}; the model's have "
+            f"{'×'.join(map(str, model.input_shape[1:3]))}. Name a data set instead, such as "
+            f"preprocessing='cifar10', or give input_shape=({height}, {width}, {len(found.mean)})"
         )
     return found
 
@@ -342,7 +357,7 @@ def evaluate(
     Args:
         run: a run folder; or else
         model: a model of the registry, and
-        weights: a file of any format of `convert`, in float32 and on
+        weights: a file of any format of `convert`, or `pretrained`, in float32 and on
         dataset: as for `fit`, normalised as the registry says.
         data_dir: folder searched first for the data.
         best: the weights of a run's best validation accuracy instead of the last.
@@ -398,7 +413,8 @@ def convert_weights(
     """Write a model's weights in another format, as `kerasnet convert` does.
 
     Args:
-        source: `.pt`, `.pth`, `.ckpt` (PyTorch), `.safetensors`, `.weights.h5` or `.keras`.
+        source: `.pt`, `.pth`, `.ckpt` (PyTorch), `.safetensors`, `.weights.h5` or `.keras`; or
+            `pretrained`: those that ship with kerasnet.
         model: a model of the registry.
         out: the file to write, its format told by the same endings.
         keys: key style of what is written; see `convert.convert`.
@@ -416,10 +432,11 @@ def convert_weights(
     """
     from kerasnet import convert as formats
     from kerasnet.plan import plan_model
+    from kerasnet.pretrained import weights_of
 
     registry = registry or load_registry()
     plan = plan_model(registry.architecture(model), input_shape, classes)
     return formats.convert(
-        source, out, plan, registry.key_styles, keys=keys, reset_head=reset_head,
-        state_dict=state_dict,
+        weights_of(source, model, registry=registry) or source, out, plan, registry.key_styles,
+        keys=keys, reset_head=reset_head, state_dict=state_dict,
     )  # fmt: skip

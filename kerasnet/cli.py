@@ -17,6 +17,7 @@ from kerasnet import __version__
 from kerasnet.bench.commands import app as bench_app
 from kerasnet.errors import BadInputError, KerasnetError, did_you_mean, is_wrong_name
 from kerasnet.results.commands import app as results_app
+from kerasnet.terminal import example, say
 from kerasnet.tune.commands import app as tune_app
 
 if TYPE_CHECKING:
@@ -82,16 +83,11 @@ def _print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def _example(*lines: str) -> str:
-    # \b keeps the help formatter from joining lines.
-    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
-
-
 # ---------------------------------------------------------------------------- light commands
 
 
 @app.command(
-    "list", epilog=_example("kerasnet list 'resnet*'", "kerasnet list --sort macs --reverse")
+    "list", epilog=example("kerasnet list 'resnet*'", "kerasnet list --sort macs --reverse")
 )
 def list_(
     pattern: Annotated[str, typer.Argument(metavar="GLOB", help="Such as 'resnet*'.")] = "*",
@@ -100,11 +96,15 @@ def list_(
         typer.Option(metavar="name|params|macs", help="[default: the registry's order]"),
     ] = None,
     reverse: Annotated[bool, typer.Option("--reverse", help="Last first.")] = False,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="Only those whose weights ship with kerasnet.")
+    ] = False,
     registry: RegistryOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the models with parameters, MACs, input, published test accuracy and origin."""
+    """List the models with size, input, published test accuracy, weights that ship and origin."""
     from kerasnet.plan import plan_model
+    from kerasnet.pretrained import shipping
     from kerasnet.summary import model_facts, model_table
 
     if sort not in (None, "name", "params", "macs"):
@@ -113,7 +113,16 @@ def list_(
     names = known.list_models(pattern)
     if not names:
         raise BadInputError(f"no model matches '{pattern}'. {did_you_mean(pattern, known.models)}")
-    facts = [model_facts(plan_model(known.architecture(n)), known.models[n]) for n in names]
+    weights = {name: list(shipping(name, known)) for name in names}
+    if pretrained:
+        names = [name for name in names if weights[name]]
+        if not names:
+            raise BadInputError(
+                f"no weights ship for a model that matches '{pattern}'. `kerasnet list "
+                "--pretrained` has those for which some do"
+            )
+    facts = [model_facts(plan_model(known.architecture(n)), known.models[n], weights[n])
+             for n in names]  # fmt: skip
     if sort:
         facts.sort(key=lambda row: row[sort])
     if reverse:
@@ -124,7 +133,7 @@ def list_(
         typer.echo(model_table(facts))
 
 
-@app.command(epilog=_example("kerasnet show bottleneck_sum", "kerasnet show resnet50 --json"))
+@app.command(epilog=example("kerasnet show bottleneck_sum", "kerasnet show resnet50 --json"))
 def show(
     name: Annotated[str, typer.Argument(help="A model, block, recipe, data set or norm.")],
     registry: RegistryOption = None,
@@ -151,7 +160,7 @@ def show(
         typer.echo(to_yaml(plain), nl=False)
 
 
-@app.command(epilog=_example("kerasnet validate mine.yaml"))
+@app.command(epilog=example("kerasnet validate mine.yaml"))
 def validate(
     file: Annotated[str, typer.Argument(help="A registry, a space, a config.yaml or a card.")],
     as_json: JsonOption = False,
@@ -169,7 +178,7 @@ def validate(
 
 
 @app.command(
-    epilog=_example(
+    epilog=example(
         "kerasnet summary resnet50 --depth stage",
         "kerasnet summary vgg16 --explain",
         "kerasnet summary bottleneck_sum --input-size 8x8x64 --width 64 --stride 2",
@@ -224,7 +233,7 @@ def summary(
 
 
 @app.command(
-    epilog=_example(
+    epilog=example(
         "kerasnet diff resnet8 resnet20",
         "kerasnet diff resnet20 runs/resnet20-digits-20260101-120000 --json",
     )
@@ -255,7 +264,7 @@ def diff(
         typer.echo(report(found))
 
 
-@app.command(epilog=_example("kerasnet schema --out kerasnet.schema.json", "kerasnet schema space"))
+@app.command(epilog=example("kerasnet schema --out kerasnet.schema.json", "kerasnet schema space"))
 def schema(
     kind: Annotated[
         str, typer.Argument(metavar="registry|space|config", help="Of which kind of file.")
@@ -340,7 +349,7 @@ def _input_shape(text: str | None, default: Sequence[int]) -> list[int]:
 
 
 @app.command(
-    epilog=_example(
+    epilog=example(
         "kerasnet fit resnet50 --dataset digits",
         "kerasnet fit resnet50 --recipe original --epochs 3",
         "kerasnet fit resnet20 --dataset photos/ --out runs/photos",
@@ -545,12 +554,8 @@ def _console(to_stderr: bool = False) -> Console:
     return Console(stderr=to_stderr)
 
 
-def _say(console: Console, text: str, **more: Any) -> None:
-    console.print(text, highlight=False, soft_wrap=True, markup=False, **more)
-
-
 @app.command(
-    epilog=_example(
+    epilog=example(
         "kerasnet evaluate runs/resnet50-digits-20260101-120000 --json",
         "kerasnet evaluate runs/resnet20-cifar10-20260101-120000 --tta flip",
         "kerasnet evaluate --model resnet50 --weights resnet50.ckpt --dataset cifar10",
@@ -607,14 +612,14 @@ def evaluate(
     if as_json:
         _print_json(result)
     else:
-        _say(
+        say(
             _console(),
             f"{result['model']} on {result['dataset']}: test accuracy "
             f"{result['test_accuracy']:.2%} on {result['test_images']:,} images (test loss "
             f"{result['test_loss']:.4f})",
         )
         if tta:
-            _say(
+            say(
                 _console(),
                 f"with test-time augmentation ({tta}): {result['test_accuracy_tta']:.2%} (test "
                 f"loss {result['test_loss_tta']:.4f})",
@@ -640,7 +645,7 @@ def _evaluate_run(folder: str, data_dir: str | None, best: bool, tta: str | None
 
 
 @app.command(
-    epilog=_example(
+    epilog=example(
         "kerasnet convert resnet50.ckpt --model resnet50 --out resnet50.safetensors",
         "kerasnet convert resnet50.safetensors --model resnet50 --out resnet50.keras",
         "kerasnet convert runs/photos/checkpoints/last.safetensors --model resnet20 --out r.pt",
@@ -651,7 +656,8 @@ def convert(
         str,
         typer.Argument(
             metavar="IN",
-            help="Ends in .pt, .pth, .ckpt (PyTorch), .safetensors, .weights.h5 or .keras.",
+            help="Ends in .pt, .pth, .ckpt (PyTorch), .safetensors, .weights.h5 or .keras; or "
+            "pretrained: the weights that ship with kerasnet.",
         ),
     ],
     model: Annotated[str, typer.Option(metavar="NAME", help="A model.")],
@@ -695,12 +701,12 @@ def convert(
         *(f"{dtype} became float32 in {n:,} tensors" for dtype, n in result["cast"].items()),
         *(f"{layer} begins anew" for layer in result["reset"]),
     ]
-    _say(_console(), "\n".join(done))
+    say(_console(), "\n".join(done))
 
 
 @app.command(
     "lr-find",
-    epilog=_example(
+    epilog=example(
         "kerasnet lr-find resnet20 --dataset digits",
         "kerasnet lr-find resnet50 --recipe original --min 1e-6 --max 1 --steps 200",
         "kerasnet fit resnet20 --dataset digits --learning-rate find",
@@ -754,11 +760,11 @@ def lr_find(
         _print_json(found.to_json())
         return
     suggestion = found.suggestion
-    _say(console, f"suggested learning rate {suggestion.rate:g}", style="bold green")
-    _say(console, suggestion.reason)
+    say(console, f"suggested learning rate {suggestion.rate:g}", style="bold green")
+    say(console, suggestion.reason)
     given = {**options, "registry": registry, "learning_rate": suggestion.rate}
-    _say(console, f"train with it: {fit_line(name, given)}")
-    _say(console, f"curve: {found.folder}/lr-find.png (.csv, .json)")
+    say(console, f"train with it: {fit_line(name, given)}")
+    say(console, f"curve: {found.folder}/lr-find.png (.csv, .json)")
 
 
 # ---------------------------------------------------------------------------- entry

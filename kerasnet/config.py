@@ -114,8 +114,9 @@ def resolve(
             jit_compile=backend.name() == "jax",
         ),
     )
-    weights = weights_of(weights, model, dataset, registry,
-                         other=bool(overrides and overrides.get("reset_head")))  # fmt: skip
+    # Whoever overrides nothing does not train, and keeps the classifier.
+    other = None if overrides is None else bool(overrides.get("reset_head"))
+    weights = weights_of(weights, model, dataset, registry, other=other)
     given = {"seed": seed, "weights": _text(weights), "data.limit_train": limit_train}
     return with_values(config, {**given, **(overrides or {})})
 
@@ -399,7 +400,7 @@ def continued(
     for option, value in options.items():
         if option == "weights":
             value = weights_of(value, config.architecture.name, config.data.name,
-                               other=config.reset_head)  # fmt: skip
+                               other=config.reset_head or None)  # fmt: skip
         if option in CHANGEABLE:
             changed[OPTION_PATHS[option]] = value
         elif option != "epochs":

@@ -18,6 +18,7 @@ from kerasnet.errors import BadInputError
 from kerasnet.files import check_new
 from kerasnet.registry import Registry, load_registry
 from kerasnet.runs import Run, create_run, load_run
+from kerasnet.terminal import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -71,7 +72,7 @@ class One:
         from kerasnet.api import result_of, train_run
 
         if self.run is not None and self.done:
-            _say(
+            say(
                 console,
                 f"{self.run.path}: has finished its {self.config.recipe.epochs} epochs; --epochs "
                 "with a larger number makes it longer, --rescale the schedule with it",
@@ -261,10 +262,6 @@ def _other(out: PathLike | None, resume: Run | seeds.SeedRuns | PathLike) -> Pat
 # ---------------------------------------------------------------------------- what is said
 
 
-def _say(console: Console, text: str, **more: Any) -> None:
-    console.print(text, highlight=False, soft_wrap=True, markup=False, **more)
-
-
 def _say_beyond(console: Console, config: schema.RunConfig) -> None:
     """Say what becomes of the learning rate after the end of a schedule that comes down to it."""
     schedule = config.recipe.schedule
@@ -272,7 +269,7 @@ def _say_beyond(console: Console, config: schema.RunConfig) -> None:
         return
     rate = config.recipe.optimizer.learning_rate * schedule.final
     learns = "" if rate else ", at which nothing is learnt"
-    _say(
+    say(
         console,
         f"the schedule spans {config.horizon} epochs; after them the learning rate stays at "
         f"{rate:g}{learns} (--rescale stretches the schedule)",
@@ -291,7 +288,7 @@ def say_start(console: Console, config: schema.RunConfig, run: Run) -> None:
     epochs = f"{recipe.epochs} epochs"
     if config.epochs_open and config.budget is not None:
         epochs = f"as many epochs as fit into {duration(config.budget.seconds)}"
-    _say(
+    say(
         console,
         f"{config.architecture.name} ({millions(plan.params['total'])} parameters, "
         f"{millions(plan.macs)} MACs) on {config.data.name}, input {format_shape(config.input)}\n"
@@ -302,7 +299,7 @@ def say_start(console: Console, config: schema.RunConfig, run: Run) -> None:
         + f"run folder {run.path}",
     )
     if remark := configs.remark_on_schedule(config):
-        _say(console, remark, style="yellow")
+        say(console, remark, style="yellow")
 
 
 def _start_of(config: schema.RunConfig, plan: Plan) -> str:
@@ -325,11 +322,11 @@ def say_result(console: Console, result: Mapping[str, Any]) -> None:
     """Print the test accuracy of a run and where it lies."""
     accuracy, images, loss = (result.get(f"test_{what}") for what in ("accuracy", "images", "loss"))
     if accuracy is None:
-        _say(console, "the test set was not read")
+        say(console, "the test set was not read")
     else:
         on = f" on {images:,} images" if images else ""
         more = f" (test loss {loss:.4f})" if loss is not None else ""
-        _say(console, f"test accuracy {accuracy:.2%}{on}{more}", style="bold green")
+        say(console, f"test accuracy {accuracy:.2%}{on}{more}", style="bold green")
     if result.get("data_remark"):
-        _say(console, f"data: {result['data_remark']}")
-    _say(console, f"run folder {result['run']} (report.html, metrics.csv, checkpoints/)")
+        say(console, f"data: {result['data_remark']}")
+    say(console, f"run folder {result['run']} (report.html, metrics.csv, checkpoints/)")

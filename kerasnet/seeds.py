@@ -22,6 +22,7 @@ from kerasnet.document import read, shown, to_yaml, validate
 from kerasnet.errors import BadInputError, DivergedError, InterruptedRunError
 from kerasnet.files import check_new, locked, make_folder, remove_temporaries, write_atomically
 from kerasnet.runs import SEEDS, Run, create_run, default_folder
+from kerasnet.terminal import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -210,12 +211,12 @@ class SeedRuns:
                 if asked != self.asked:
                     self.write_asked(asked)
                 place = f"run {asked.seeds.index(seed) + 1} of {len(asked.seeds)}"
-                console.print(f"\nseed {seed}, {place}", style="bold", highlight=False)
+                say(console, f"\nseed {seed}, {place}", style="bold")
                 try:
                     self._train(seed, self.config(asked, seed), console)
                 except DivergedError as error:
                     diverged[seed] = str(error)
-                    console.print(diverged[seed], style="red", highlight=False, markup=False)
+                    say(console, diverged[seed], style="red")
                 _let_go()
                 asked = self.shared()
             return self._summary(asked, diverged)
@@ -374,21 +375,18 @@ def say_result(console: Console, result: Mapping[str, Any]) -> None:
     """Print the mean, its spread and every value."""
     from kerasnet.summary import table
 
-    def say(text: str, **more: Any) -> None:
-        console.print(text, highlight=False, soft_wrap=True, markup=False, **more)
-
     rows = [
         [str(run["seed"]), f"{run['test_accuracy']:.2%}", f"{run['test_loss']:.4f}", run["run"]]
         for run in result["runs"]
     ]
     rows += [[str(seed), "diverged", "", ""] for seed in result["diverged"]]
     header = ["seed", "test accuracy", "test loss", "run folder"]
-    say("\n" + table(header, rows, header[:3]))
+    say(console, "\n" + table(header, rows, header[:3]))
     count, mean, spread = len(result["runs"]), result["test_accuracy"], result["test_accuracy_sd"]
     if mean is not None:
         of = f" on {result['test_images']:,} images" if result["test_images"] else ""
         sd = "" if spread is None else f" ± {spread:.2%} (mean ± standard deviation, n = {count})"
-        say(f"\ntest accuracy {mean:.2%}{sd}{of}", style="bold green")
+        say(console, f"\ntest accuracy {mean:.2%}{sd}{of}", style="bold green")
     if result["data_remark"]:
-        say(f"data: {result['data_remark']}")
-    say(f"run folders in {result['run']}")
+        say(console, f"data: {result['data_remark']}")
+    say(console, f"run folders in {result['run']}")

@@ -176,8 +176,8 @@ def _formula(n: int, layer: Layer) -> str:
 # ---------------------------------------------------------------------------- registries
 
 
-def model_facts(plan: Plan, model: schema.Model) -> dict[str, Any]:
-    """Return a model's row of `kerasnet list --json`."""
+def model_facts(plan: Plan, model: schema.Model, pretrained: list[str]) -> dict[str, Any]:
+    """Return a model's row of `kerasnet list --json`; `pretrained` has data sets."""
     published = model.published
     return {
         "name": plan.name,
@@ -186,6 +186,7 @@ def model_facts(plan: Plan, model: schema.Model) -> dict[str, Any]:
         "input": list(plan.input_shape),
         "origin": model.origin,
         "published": None if published is None else published.model_dump(mode="json"),
+        "pretrained": pretrained,
     }
 
 
@@ -198,11 +199,12 @@ def model_table(facts: Iterable[dict[str, Any]]) -> str:
             millions(f["macs"]),
             format_shape(f["input"]),
             _published(f["published"]),
+            ", ".join(f["pretrained"]),
             f["origin"],
         )
         for f in facts
     ]
-    header = ("model", "params", "MACs", "input", "published", "origin")
+    header = ("model", "params", "MACs", "input", "published", "pretrained", "origin")
     return table(header, rows, ("params", "MACs"))
 
 

@@ -47,6 +47,7 @@ from kerasnet.progress import Reporter, duration
 from kerasnet.recipe import compile_model
 from kerasnet.runs import METRICS, Run
 from kerasnet.state import metric_variables, restore, state_variables
+from kerasnet.terminal import say
 from kerasnet.training import (
     Diverged,
     Recorder,
@@ -234,7 +235,7 @@ def _with_found_rate(
     # From here on the run is one like any other: a resumed one must not measure again.
     run.write_config(found.config)
     rate = found.suggestion
-    _say(console, f"learning rate {rate.rate:g}: {rate.reason}", "bold")
+    say(console, f"learning rate {rate.rate:g}: {rate.reason}", style="bold")
     _forget_models(config)
     return found.config
 
@@ -254,9 +255,9 @@ def _with_chosen_epochs(training: Training, reading: float) -> schema.RunConfig:
     assert chosen.budget is not None
     run.write_config(chosen)
     epochs, within = plural(chosen.recipe.epochs, "epoch"), duration(chosen.budget.seconds)
-    _say(console, f"{epochs} within {within}: {chosen.budget.reason}", "bold")
+    say(console, f"{epochs} within {within}: {chosen.budget.reason}", style="bold")
     if remark := remark_on_schedule(chosen):
-        _say(console, remark, "yellow")
+        say(console, remark, style="yellow")
     _forget_models(config)
     return chosen
 
@@ -315,10 +316,10 @@ def _newest(run: Run, config: schema.RunConfig, console: Console) -> Checkpoint 
     # Weights and three copies of them in an optimiser come to 16 bytes a parameter.
     bound = 2**26 + 24 * plan_of(config).params["total"]
     found = newest_checkpoint(
-        run.checkpoints, bound, lambda error: _say(console, f"passed over: {error}", "yellow")
+        run.checkpoints, bound, lambda error: say(console, f"passed over: {error}", style="yellow")
     )
     if found is not None:
-        _say(console, f"going on from {found.file}, step {found.progress.step:,}")
+        say(console, f"going on from {found.file}, step {found.progress.step:,}")
     return found
 
 
@@ -356,10 +357,6 @@ def _check_fits(found: Checkpoint, training: Training) -> None:
         )
 
 
-def _say(console: Console, text: str, style: str | None = None) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True, style=style)
-
-
 def _settled(config: schema.RunConfig, data: TrainingData, console: Console) -> schema.RunConfig:
     """Return the configuration with what is known now that the data and the devices are."""
     known: dict[str, Any] = {"inference": data.source.inference}
@@ -368,10 +365,10 @@ def _settled(config: schema.RunConfig, data: TrainingData, console: Console) -> 
         known["precision"] = confirmed(config)
         warning = precision.unused_gpu(backend.devices())
         if warning:
-            _say(console, warning, "bold")
+            say(console, warning, style="bold")
         if known["precision"] != config.precision:
             found = known["precision"]
-            _say(console, f"precision {found.resolved} ({found.reason})")
+            say(console, f"precision {found.resolved} ({found.reason})")
     return config.model_copy(update=known)
 
 
@@ -398,7 +395,7 @@ def _write_facts(training: Training) -> None:
         "data": training.data.source.located.remark,
     }
     for name, (old, new) in run.write_environment(facts).items():
-        _say(training.console, f"{name} was {old} and is {new} now: the last digits may differ")
+        say(training.console, f"{name} was {old} and is {new} now: the last digits may differ")
 
 
 def _train_through(training: Training) -> keras.Model:
@@ -437,7 +434,7 @@ def _roll_back(training: Training, error: Diverged) -> None:
     training.progress.rollbacks = [
         *history, Rollback(diverged_at=error.step, back_to=back_to, learning_rate_scale=scale)
     ]  # fmt: skip
-    _say(training.console, f"{error}: back to step {back_to:,}, with {scale:g} times the recipe's "
+    say(training.console, f"{error}: back to step {back_to:,}, with {scale:g} times the recipe's "
                           "learning rates")  # fmt: skip
 
 

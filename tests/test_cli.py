@@ -69,7 +69,9 @@ def test_list_json_is_a_list_of_objects(capsys):
     assert code == 0
     assert [row["name"] for row in rows][:3] == ["resnet50", "resnet8", "resnet20"]
     for row in rows:
-        assert list(row) == ["name", "params", "macs", "input", "origin", "published"]
+        assert list(row) == [
+            "name", "params", "macs", "input", "origin", "published", "pretrained",
+        ]  # fmt: skip
         assert row["origin"]
     assert (rows[0]["params"], rows[0]["input"]) == (14_795_658, [32, 32, 3])
     assert rows[2]["published"] == {

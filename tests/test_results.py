@@ -183,6 +183,12 @@ def _without_row(run: Path) -> None:
     (run / "metrics.csv").write_text("\n".join(lines[:-1]) + "\n")
 
 
+def _with_endless_step(run: Path) -> None:
+    names, first, *rest = (run / "metrics.csv").read_text().splitlines()
+    cells = dict(zip(names.split(","), first.split(","), strict=True)) | {"step": "inf"}
+    (run / "metrics.csv").write_text("\n".join([names, ",".join(cells.values()), *rest, ""]))
+
+
 def _with_weights(run: Path) -> None:
     config = load_run(run).config
     load_run(run).write_config(config.model_copy(update={"weights": "/tmp/w.safetensors"}))
@@ -198,6 +204,7 @@ def _with_weights(run: Path) -> None:
         (lambda run: (run / "predictions.npz").unlink(), "is missing or empty"),
         (lambda run: (run / "predictions.npz").write_bytes(b"PK"), "predictions.npz: expected"),
         (lambda run: (run / "checkpoints/last.safetensors").unlink(), "last.safetensors: cannot"),
+        (_with_endless_step, "metrics.csv: not a table of a run's epochs: step"),
         (_without_row, "a row for each of 3 epochs, received 2"),
         (_with_weights, "began from /tmp/w.safetensors"),
         (lambda run: (run / "environment.json").unlink(), "environment.json: cannot be read"),
@@ -804,10 +811,10 @@ def test_an_interrupted_verification_is_begun_again(known, tmp_path, capsys, mon
         raise InterruptedRunError(f"Go on with: {run.resume_command}", signal.SIGTERM)
 
     monkeypatch.setattr("kerasnet.api.train_run", interrupted)
-    words = ["results", "verify", str(file), "--out", str(tmp_path / "run")]
+    words = ["results", "verify", str(file), "--out", str(tmp_path / "run"), "--data-dir", "here"]
     code, _, err = run_cli(capsys, *words)
     assert code == 143
-    assert f"Go on with: kerasnet results verify {file}" in err
+    assert f"Go on with: kerasnet results verify {file} --data-dir here" in err
     assert "--resume" not in err
 
 

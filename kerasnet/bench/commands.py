@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kerasnet.terminal import example, say
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -43,15 +45,8 @@ def _known(file: str | None) -> Registry:
     return load_registry(file)
 
 
-def _example(*lines: str) -> str:
-    # \b keeps the help formatter from joining lines.
-    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
-
-
 def _progress() -> Callable[[str], None]:
     from rich.console import Console
-
-    from kerasnet.bench.figures import say
 
     console = Console(stderr=True)
     return lambda text: say(console, text)
@@ -67,7 +62,7 @@ def _print(result: dict[str, Any], as_json: bool, report: Callable[[Console, Any
 
 
 @app.command(
-    epilog=_example(
+    epilog=example(
         "kerasnet bench train resnet50",
         "kerasnet bench train vgg16 --against keras --rounds 3 --json",
     )
@@ -103,7 +98,7 @@ def train(
     _print(TrainBench(config, peers, rounds, steps, say).run(), as_json, report)
 
 
-@app.command(epilog=_example("kerasnet bench data", "kerasnet bench data --recipe default --json"))
+@app.command(epilog=example("kerasnet bench data", "kerasnet bench data --recipe default --json"))
 def data(
     recipe: Annotated[str, typer.Option(help="Whose augmentations are made.")] = "original",
     batch: BatchOption = 100,
@@ -126,7 +121,7 @@ def data(
     _print(run(config, rounds, steps, _progress()), as_json, report)
 
 
-@app.command(epilog=_example("kerasnet bench startup resnet50"))
+@app.command(epilog=example("kerasnet bench startup resnet50"))
 def startup(
     model: Annotated[str, typer.Argument(metavar="[MODEL]", help="A model.")] = "resnet50",
     against: AgainstOption = None,
@@ -161,7 +156,7 @@ def _numbers(option: str, text: str) -> list[int]:
     return [int(word) for word in dict.fromkeys(words)]
 
 
-@app.command(epilog=_example("kerasnet bench scaling resnet50 --out runs/scaling"))
+@app.command(epilog=example("kerasnet bench scaling resnet50 --out runs/scaling"))
 def scaling(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model of the registry.")],
     batches: Annotated[

@@ -6,10 +6,11 @@ from typing import Any
 
 from kerasnet import schema
 from kerasnet.bench.contestants import PIPELINES
-from kerasnet.bench.figures import say, show
+from kerasnet.bench.figures import show
 from kerasnet.bench.measure import random_images
 from kerasnet.bench.rounds import Rounds, Say
 from kerasnet.bench.workers import workers
+from kerasnet.terminal import say
 
 WAYS = {
     "kerasnet": "kerasnet",

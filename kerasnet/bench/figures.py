@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from kerasnet.terminal import say
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -96,8 +98,3 @@ def show(
     for row in rows:
         drawn.add_row(*map(Text, row))
     console.print(drawn)
-
-
-def say(console: Console, text: str) -> None:
-    """Print a line as it is."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)

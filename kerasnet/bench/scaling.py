@@ -14,12 +14,13 @@ from kerasnet import config as configs
 from kerasnet import schema
 from kerasnet.bench import figures
 from kerasnet.bench.contestants import KERASNET
-from kerasnet.bench.figures import say, show
+from kerasnet.bench.figures import show
 from kerasnet.bench.rounds import Rounds, Say
 from kerasnet.bench.workers import workers
 from kerasnet.errors import BadInputError
 from kerasnet.files import make_folder, write_atomically
 from kerasnet.plan import millions
+from kerasnet.terminal import say
 
 # He et al. 2015, section 4.2: three stages of n blocks of two convolutions, and two layers more.
 DEEP_MODEL, STAGES = "resnet20", 3

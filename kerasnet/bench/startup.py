@@ -14,11 +14,12 @@ from kerasnet import backend, schema
 from kerasnet.bench import figures
 from kerasnet.bench.beginning import PARTS
 from kerasnet.bench.contestants import BEGINNING
-from kerasnet.bench.figures import say, show
+from kerasnet.bench.figures import show
 from kerasnet.bench.rounds import Say
 from kerasnet.bench.workers import interruptible, turns, workers
 from kerasnet.errors import EnvironmentFaultError
 from kerasnet.files import shipped
+from kerasnet.terminal import say
 
 _LONGEST = 120.0
 

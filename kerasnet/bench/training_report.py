@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
-from kerasnet.bench.figures import say, show
+from kerasnet.bench.figures import show
+from kerasnet.terminal import say
 
 HEADER = ("", "images/s", "spread", "GFLOP/s", "of peak", "peak MiB", "first step", "kerasnet is")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,19 +80,16 @@ def add(
     card = make_card(runs, file, predicted=predicted, registry=registry)
     if file.exists() and not force:
         _check_same(file, card)
-    if weights:
-        from kerasnet.results.ship import ship
-
-        _check_not_another_s(file, card)
-        card = card.model_copy(update={"shipped": ship(runs[0], Path(folder))})
-    else:
-        card = card.model_copy(update={"shipped": _shipped_already(file, card)})
+    shipped, content = _to_ship(runs[0], file, card) if weights else _shipped_already(file, card)
+    card = card.model_copy(update={"shipped": shipped})
     text = to_text(card).encode()
     if len(text) > MAX_BYTES:
         raise BadInputError(
             f"{file}: would come to {len(text):,} bytes, more than the {MAX_BYTES:,} that are "
             "read; add fewer seeds"
         )
+    if shipped and content:
+        write_atomically(file.parent / shipped.file, content)
     write_atomically(file, text)
     return file, card
 
@@ -143,8 +141,14 @@ def _check_same(file: Path, card: Card) -> None:
             )
 
 
-def _check_not_another_s(file: Path, card: Card) -> None:
-    """Refuse to ship a file that another card says is its own."""
+def _to_ship(run: Run, file: Path, card: Card) -> tuple[Shipped | None, bytes]:
+    """Return what is said of a run's weights that ship, and the content of their file.
+
+    Raises:
+        BadInputError: another card says that they are its own, or as `ship`.
+    """
+    from kerasnet.results.ship import ship
+
     name = file_name(card.model, card.dataset)
     for other in card_files(file.parent).values() if file.parent.is_dir() else ():
         held = read_card(other).shipped if other.stem != file.stem else None
@@ -153,16 +157,28 @@ def _check_not_another_s(file: Path, card: Card) -> None:
                 f"--ship: {file.parent / name} are the weights of {other}. Remove that card and "
                 f"its weights first, or add these runs in its place: --name {other.stem} --force"
             )
+    # Beside the card nothing is replaced before all is known to be right.
+    with tempfile.TemporaryDirectory() as place:
+        shipped = ship(run, Path(place))
+        return shipped, (Path(place) / shipped.file).read_bytes()
 
 
-def _shipped_already(file: Path, card: Card) -> Shipped | None:
-    """Return what the card in a file ships, if its weights are those of this one's first run."""
+def _shipped_already(file: Path, card: Card) -> tuple[Shipped | None, bytes]:
+    """Return what the card in a file ships, and no content: that of its weights stays.
+
+    Raises:
+        BadInputError: they are not those of the first run, and would be left without a card.
+    """
     try:
         old = read_card(file)
     except BadInputError:
-        return None
-    same = old.runs[0].weights_sha256 == card.runs[0].weights_sha256
-    return old.shipped if same else None
+        return None, b""
+    if old.shipped is None or old.runs[0].weights_sha256 == card.runs[0].weights_sha256:
+        return old.shipped, b""
+    raise BadInputError(
+        f"{file}: {file.parent / old.shipped.file} are the weights of the card that is there, and "
+        "not of these runs. Add --ship, which replaces them, or remove both first"
+    )
 
 
 def make_card(
@@ -218,8 +234,8 @@ def _config(run: Run) -> schema.RunConfig:
     config = run.config
     if config.weights:
         raise BadInputError(
-            f"{run.path}: began from {config.weights}, which nobody else has. A card is of runs "
-            "that begin with their seed's weights"
+            f"{run.path}: began from {config.weights}. A card is of runs that begin with their "
+            "seed's weights, so that its command alone repeats them"
         )
     return config
 
@@ -389,7 +405,7 @@ def _curve_of(run: Run, config: schema.RunConfig) -> list[Row]:
 
 def _row(found: dict[str, float | None]) -> dict[str, Any]:
     row: dict[str, Any] = {key: found.get(key) for key in METRICS}
-    whole = {k: int(v) for k in ("epoch", "step") if (v := row[k]) is not None and v == int(v)}
+    whole = {k: int(v) for k in ("epoch", "step") if (v := row[k]) is not None and v.is_integer()}
     return row | whole
 
 

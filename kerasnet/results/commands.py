@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from kerasnet.errors import BadInputError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-
-def _example(*lines: str) -> str:
-    # \b keeps the help formatter from joining lines.
-    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
-
+from kerasnet.terminal import example, say
 
 app = typer.Typer(
     name="results",
     help="List what was reached, with the card behind each number; add cards and verify them.",
     rich_markup_mode=None,
     invoke_without_command=True,
-    epilog=_example(
+    epilog=example(
         "kerasnet results",
         "kerasnet results --results cards --against resnet8-cifar10-small-60",
         "kerasnet results add runs/resnet20-0 runs/resnet20-1 runs/resnet20-2",
@@ -82,7 +74,7 @@ def list_(
 
 
 @app.command(
-    epilog=_example(
+    epilog=example(
         "kerasnet results add runs/resnet50-20",
         "kerasnet results add runs/seeds --predicted 0.91 --name resnet20-long",
     )
@@ -126,6 +118,8 @@ def add(
     as_json: JsonOption = False,
 ) -> None:
     """Write the card of one configuration's finished runs."""
+    from rich.console import Console
+
     from kerasnet.registry import load_registry
     from kerasnet.results.add import add as write
     from kerasnet.results.table import accuracy, facts
@@ -138,15 +132,17 @@ def add(
         typer.echo(json.dumps({"file": str(file), **facts(file.stem, card)}, indent=2,
                               ensure_ascii=False))  # fmt: skip
         return
-    _say(
+    say(
+        Console(),
         f"{file}: {card.model} on {card.dataset} ({card.data_remark}), {card.recipe}, "
         f"{card.epochs} epochs: test accuracy {accuracy(card)}\n"
-        f"again: {card.command}\nhold it against its beginning: kerasnet results verify {file}"
+        f"again: {card.command}\nhold it against its beginning: kerasnet results verify {file}\n"
+        f"list it with the others there: kerasnet results --results {file.parent}",
     )
 
 
 @app.command(
-    epilog=_example(
+    epilog=example(
         "kerasnet results table README.md",
         "kerasnet results table PAGE.md --results cards --against resnet8-cifar10-small-60",
     )
@@ -166,7 +162,7 @@ def table(
 
 
 @app.command(
-    epilog=_example(
+    epilog=example(
         "kerasnet results verify resnet20-cifar10-small-60",
         "kerasnet results verify results/mine.json --data-dir ~/data --json",
     )
@@ -206,12 +202,6 @@ def verify(
     if as_json:
         typer.echo(json.dumps(verdict.to_json(), indent=2, ensure_ascii=False))
     else:
-        _say(f"\n{report(verdict)}", console)
+        say(console, f"\n{report(verdict)}")
     if verdict.disagreements:
         raise DisagreementError(f"{file}: {verdict.message}")
-
-
-def _say(text: str, console: Console | None = None) -> None:
-    from rich.console import Console
-
-    (console or Console()).print(text, highlight=False, soft_wrap=True, markup=False)

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kerasnet import backend
+from kerasnet import backend, schema
 from kerasnet.config import with_values
 from kerasnet.convert import read_arrays, save_arrays
 from kerasnet.document import shown
 from kerasnet.errors import BadInputError
-from kerasnet.files import make_folder
+from kerasnet.files import checked, make_folder
 from kerasnet.precision import resolve
 from kerasnet.pretrained import file_name
 from kerasnet.registry import load_registry
@@ -53,6 +53,8 @@ def ship(run: Run, folder: Path) -> Shipped:
             f"of the registry. Leave --ship out, and hand on {run.last_weights}"
         )
     arrays, metadata = read_arrays(run.last_weights)
+    inference = checked(schema.Inference, metadata.get("inference"), run.last_weights,
+                        "a run's weights, which say how images are normalised")  # fmt: skip
     halves = {key: _half(array, f"{run.last_weights}: {key}") for key, array in arrays.items()}
     size = sum(array.nbytes for array in halves.values())
     if size > MAX_SHIPPED_BYTES:
@@ -68,8 +70,8 @@ def ship(run: Run, folder: Path) -> Shipped:
         draft = Path(place) / file.name
         save_arrays(halves, draft, metadata)
         measured = _measured(run, draft)
-    inference = {**metadata["inference"], "temperature": measured["temperature"]}
-    save_arrays(halves, file, {**metadata, "inference": inference})
+    calibrated = inference.model_copy(update={"temperature": measured["temperature"]})
+    save_arrays(halves, file, {**metadata, "inference": calibrated.model_dump(mode="json")})
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     return Shipped(file=file.name, bytes=file.stat().st_size, sha256=digest, seed=config.seed,
                    **measured)  # fmt: skip

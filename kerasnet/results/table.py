@@ -32,9 +32,9 @@ def facts(name: str, card: Card) -> dict[str, Any]:
         **card.model_dump(
             mode="json",
             include={
-                "model", "recipe", "dataset", "data_remark", "epochs", "precision",
+                "model", "recipe", "dataset", "data_remark", "train_images", "epochs", "precision",
                 "test_accuracy", "test_accuracy_sd", "test_images", "seeds", "predicted",
-                "published", "seconds", "images_per_second", "hardware", "command",
+                "published", "seconds", "images_per_second", "hardware", "command", "shipped",
             },
         ),
     }  # fmt: skip
@@ -73,7 +73,7 @@ def _cells(card: Card) -> tuple[str, ...]:
     return (
         card.model,
         f"{card.recipe}, {card.precision}",
-        f"{card.dataset} ({card.data_remark})",
+        f"{card.dataset} ({card.data_remark}), {card.train_images:,} images",
         f"{card.epochs:,}",
         accuracy(card),
         "" if card.predicted is None else f"{card.predicted:.2%}",

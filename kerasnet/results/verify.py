@@ -195,9 +195,11 @@ class _Repetition(Run):
     """A run that is gone on with by beginning again; trained to its end, it would be tested."""
 
     card: str
+    data_dir: str | os.PathLike[str] | None
 
     def command_for(self, config: schema.RunConfig | None) -> str:
-        return shlex.join(["kerasnet", "results", "verify", self.card])
+        more = ["--data-dir", str(self.data_dir)] if self.data_dir else []
+        return shlex.join(["kerasnet", "results", "verify", self.card, *more])
 
 
 def beginning(card: Card, data_dir: str | os.PathLike[str] | None = None) -> schema.RunConfig:
@@ -236,7 +238,7 @@ def verify(
     config = beginning(card, data_dir)
     check(config)
     made = create_run(out or default_folder(config, prefix="verify-"), config)
-    run = _Repetition(made.path, name)
+    run = _Repetition(made.path, name, data_dir)
     from kerasnet.api import train_run
     from kerasnet.results.add import curve, images_checksum, machine
 

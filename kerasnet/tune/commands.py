@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from kerasnet.errors import BadInputError
+from kerasnet.terminal import example, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,13 +38,8 @@ app = typer.Typer(
 )
 
 
-def _example(*lines: str) -> str:
-    # \b keeps the help formatter from joining lines.
-    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
-
-
 @app.command(
-    epilog=_example(
+    epilog=example(
         "kerasnet tune resnet20 --dataset digits --trials 6 --epochs 4",
         "kerasnet tune resnet20 --space optimizer --algorithm bayesian --budget 2h --workers 2",
         "kerasnet tune --resume runs/rates --trials 24",
@@ -176,7 +172,7 @@ def search(
 
 
 @app.command(
-    epilog=_example(
+    epilog=example(
         "kerasnet tune report runs/rates",
         "kerasnet tune report runs/rates --csv > trials.csv",
         "kerasnet tune report runs/rates --tensorboard logs",
@@ -276,7 +272,7 @@ def _begun(
     folder = out or default_folder(base, prefix="tune-")
     check_new(folder)
     for text in left_out:
-        _say(_console(to_stderr=True), text)
+        say(_console(to_stderr=True), text)
     return searches.begin(folder, asked)
 
 
@@ -322,29 +318,25 @@ def _console(to_stderr: bool = False) -> Console:
     return Console(stderr=to_stderr)
 
 
-def _say(console: Console, text: str, **more: Any) -> None:
-    console.print(text, highlight=False, soft_wrap=True, markup=False, **more)
-
-
 def _say_result(console: Console, folder: SearchFolder, found: Search) -> None:
     from kerasnet.summary import table
     from kerasnet.tune.view import cells, columns
 
     header = columns(found)
     rows = [cells(found, trial) for trial in found.ranked]
-    _say(console, f"\n{table(header, rows, header[1:-1])}")
+    say(console, f"\n{table(header, rows, header[1:-1])}")
     best = found.best
     if not found.complete:
         on = folder.resume_command
-        _say(console, f"\nthe time is up before all trials have ended; go on with: {on}")
+        say(console, f"\nthe time is up before all trials have ended; go on with: {on}")
     if best is None:
-        _say(console, "\nno trial has been trained to its end")
+        say(console, "\nno trial has been trained to its end")
         return
     spread = ""
     if len(best.scores) > 1:
         spread = f" (mean of {len(best.scores)}: {min(best.scores):.4f}…{max(best.scores):.4f})"
     said = f"\nbest: trial {best.trial}, validation accuracy {best.val_accuracy:.4f}{spread}"
-    _say(console, said, style="bold green")
+    say(console, said, style="bold green")
     for path, value in best.values.items():
-        _say(console, f"  {path}: {value:g}" if isinstance(value, float) else f"  {path}: {value}")
-    _say(console, f"train it: {found.command}\nsee it:   kerasnet tune report {folder.path}")
+        say(console, f"  {path}: {value:g}" if isinstance(value, float) else f"  {path}: {value}")
+    say(console, f"train it: {found.command}\nsee it:   kerasnet tune report {folder.path}")
