@@ -1,4 +1,4 @@
-"""What docs/own-models.md shows is what happens."""
+"""What the pages show is what happens."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import run_cli
+from PIL import Image
+
+from kerasnet.registry import load_registry
 
 DOC = Path(__file__).parents[1] / "docs" / "own-models.md"
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", DOC.read_text(), re.DOTALL | re.MULTILINE)
@@ -78,3 +82,14 @@ def test_the_model_of_the_page_is_trained(capsys):
     code, out, _ = run_cli(capsys, "diff", "resnet14_narrow", "run", "--registry", "mine.yaml")
     assert code == 0
     assert out == "no difference between the plans of resnet14_narrow and run\n"
+
+
+def test_the_readme_s_program_names_what_is_in_a_picture(capsys):
+    readme = (DOC.parents[1] / "README.md").read_text()
+    (program,) = [text for kind, text in re.findall(r"^```(\w+)\n(.*?)^```$", readme,
+                                                    re.DOTALL | re.MULTILINE)
+                  if kind == "python" and "Image.open" in text]  # fmt: skip
+    colours = np.random.default_rng(0).integers(0, 256, (40, 50, 3)).astype(np.uint8)
+    Image.fromarray(colours).save("cat.jpg")
+    exec(compile(program, "README.md", "exec"), {})
+    assert capsys.readouterr().out.split()[-1] in load_registry().datasets["cifar10"].class_names

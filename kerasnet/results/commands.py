@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Annotated
 
 import typer
@@ -132,12 +133,14 @@ def add(
         typer.echo(json.dumps({"file": str(file), **facts(file.stem, card)}, indent=2,
                               ensure_ascii=False))  # fmt: skip
         return
+    of_results = ["kerasnet", "results"]
     say(
         Console(),
         f"{file}: {card.model} on {card.dataset} ({card.data_remark}), {card.recipe}, "
         f"{card.epochs} epochs: test accuracy {accuracy(card)}\n"
-        f"again: {card.command}\nhold it against its beginning: kerasnet results verify {file}\n"
-        f"list it with the others there: kerasnet results --results {file.parent}",
+        f"again: {card.command}\n"
+        f"hold it against its beginning: {shlex.join([*of_results, 'verify', str(file)])}\n"
+        f"list it: {shlex.join([*of_results, '--results', str(file.parent)])}",
     )
 
 
