@@ -167,6 +167,25 @@ def test_losses_that_lead_nowhere_end_it(folder, actor):
     assert len(roles(folder, "worker0")) == 6
 
 
+def test_a_process_that_ends_while_it_is_looked_at_is_started_again(folder, actor, monkeypatch):
+    actor("""
+[ $name = chief ] && exec sleep 60
+[ $(wc -l < worker0.roles) -lt 3 ] && exit 1
+exit 0""")
+    asked, ended = launch._Process.code, set()
+
+    def code(process):
+        """Say once more that a process runs which has just ended."""
+        found = asked.fget(process)
+        first = found is not None and process.running.pid not in ended
+        ended.add(process.running.pid if found is not None else None)
+        return None if first else found
+
+    monkeypatch.setattr(launch._Process, "code", property(code))
+    run(Launcher(folder, 1))
+    assert len(roles(folder, "worker0")) == 3
+
+
 def test_progress_makes_losses_forgotten(folder, actor):
     actor("""
 [ $name = chief ] && exec sleep 60

@@ -162,20 +162,17 @@ class Launcher:
             self._end_workers()
             self._begin()
             return False
-        for i, process in enumerate(self._training):
-            code = process.code
-            if code not in (None, 0):
-                assert code is not None
-                self._lost(process, code)
+        # Asked once: whoever is lost between two answers would count as done by the second.
+        codes = [process.code for process in self._training]
+        for i, code in enumerate(codes):
+            if code:
+                self._lost(self._training[i], code)
                 # Under its old name it is given the trial that it was at.
-                role = process.role
+                role = self._training[i].role
                 with self._held():
                     self._training[i] = self._start("worker", role.address, role.name, role.cpus)
         # Where there is an address, workers on other machines may still train.
-        return not self._working() and (chief is None or self.address is None)
-
-    def _working(self) -> bool:
-        return any(process.code is None for process in self._training)
+        return all(code == 0 for code in codes) and (chief is None or self.address is None)
 
     def _lost(self, process: _Process, code: int) -> None:
         """Count a process that ended by itself.
