@@ -29,8 +29,9 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     """
     from kerasnet.pretrained import shipping
 
-    return [name for name in load_registry().list_models(pattern)
-            if not pretrained or shipping(name)]  # fmt: skip
+    registry = load_registry()
+    return [name for name in registry.list_models(pattern)
+            if not pretrained or shipping(name, registry)]  # fmt: skip
 
 
 def create_model(

@@ -141,7 +141,7 @@ def _check_same(file: Path, card: Card) -> None:
             )
 
 
-def _to_ship(run: Run, file: Path, card: Card) -> tuple[Shipped | None, bytes]:
+def _to_ship(run: Run, file: Path, card: Card) -> tuple[Shipped, bytes]:
     """Return what is said of a run's weights that ship, and the content of their file.
 
     Raises:
