@@ -78,7 +78,8 @@ def create_model(
     from kerasnet import backend
     from kerasnet.config import check_start, parts
 
-    check_start(weights, reset_head, freeze)
+    frozen = parts(freeze)
+    check_start(weights, reset_head, frozen)
     backend.load()
     from kerasnet.build import build, feature_model
     from kerasnet.build import freeze as freeze_parts
@@ -96,7 +97,7 @@ def create_model(
     if reset_head:
         # Its class names are those of the file's own head.
         metadata.pop("inference", None)
-    freeze_parts(model, plan, parts(freeze))
+    freeze_parts(model, plan, frozen)
     if features is not False:
         return feature_model(model, plan, features)
     if preprocessing is False:

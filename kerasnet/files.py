@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -95,27 +95,47 @@ def write_atomically(file: Path, *content: bytes | memoryview) -> None:
     Raises:
         EnvironmentFaultError: the disk is full, the folder read-only, or the like.
     """
-    temporary = None
+    _write({file: content})
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Write files as `write_atomically` does, and none before there is room for all.
+
+    Args:
+        files: what each will hold.
+
+    Raises:
+        EnvironmentFaultError: as `write_atomically`; every file is what it was before.
+    """
+    _write({file: [content] for file, content in files.items()})
+
+
+def _write(files: Mapping[Path, Iterable[bytes | memoryview]]) -> None:
+    temporary: dict[Path, Path] = {}
+    file = next(iter(files))
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(TEMPORARY, f".{file.name}.", file.parent)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.writelines(content)
-            stream.flush()
-            Path(temporary).chmod(0o644)
-            os.fsync(stream.fileno())
-        Path(temporary).replace(file)
-        temporary = None
-        _sync_folder(file.parent)
+        for file, content in files.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(TEMPORARY, f".{file.name}.", file.parent)
+            temporary[file] = Path(name)
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.writelines(content)
+                stream.flush()
+                temporary[file].chmod(0o644)
+                os.fsync(stream.fileno())
+        for file in files:
+            temporary[file].replace(file)
+            del temporary[file]
+            _sync_folder(file.parent)
     except OSError as error:
         raise EnvironmentFaultError(
             f"{file}: cannot be written: {error.strerror or error}. Make room or choose another "
             "folder with --out"
         ) from error
     finally:
-        if temporary:
+        for left in temporary.values():
             with contextlib.suppress(OSError):
-                Path(temporary).unlink()
+                left.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -161,7 +161,7 @@ class Run:
     def _known_environment(self) -> dict[str, Any]:
         # It is written anew in any case; damage in it is no reason to stop.
         with contextlib.suppress(BadInputError):
-            return _read_object(self.path / "environment.json")
+            return read_object(self.path / "environment.json")
         return {}
 
     @contextlib.contextmanager
@@ -255,7 +255,7 @@ class Run:
                 f"{self.path}: this run has not finished. Go on with: {self.resume_command}"
             )
         file = self.path / "summary.json"
-        found = _read_object(file)
+        found = read_object(file)
         checked(Summary, found, file, "a run's summary")
         return found
 
@@ -284,7 +284,12 @@ def create_run(path: str | os.PathLike[str] | None, config: schema.RunConfig) ->
     return run
 
 
-def _read_object(file: Path) -> dict[str, Any]:
+def read_object(file: Path) -> dict[str, Any]:
+    """Return the JSON object that a run's file holds.
+
+    Raises:
+        BadInputError: it cannot be read, or holds something else.
+    """
     found = read_json(file)
     if not isinstance(found, dict):
         raise BadInputError(f"{file}: expected a JSON object, received {type(found).__name__}")

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from kerasnet import backend, budget, initial, precision, range_test, schema
 from kerasnet import data as datasets
+from kerasnet.averaging import Averages
 from kerasnet.build import build, freeze
 from kerasnet.checkpoint import (
     Arrays,
@@ -217,9 +218,9 @@ def _fit(
         _go_back_to(found, training)
         training.began -= found.progress.seconds
     with _memory(begins, "--batch-size"):
-        model = _train_through(training)
+        model, averages = _train_through(training)
     evaluation = f"evaluating at batch size {config.execution.evaluation_batch_size}"
-    with _memory(f"{run.path}: {evaluation}", "evaluation_batch_size"), training.averages(model)():
+    with _memory(f"{run.path}: {evaluation}", "evaluation_batch_size"), averages():
         summary = _summary(training)
         if test:
             summary |= test_model(model, config, data.source, run)
@@ -250,7 +251,7 @@ def _with_chosen_epochs(training: Training, reading: float) -> schema.RunConfig:
     run, config, console = training.run, training.config, training.console
     # Otherwise this model's state would be kept for as long as the run's own.
     with console.status("measuring the time of an epoch"), backend.gradients_released():
-        costs = budget.measure(lambda: make_model(config), training, reading)
+        costs = budget.measure(lambda: _first_model(config, training.data), training, reading)
     chosen = budget.choose(costs, config, training.steps, run)
     assert chosen.budget is not None
     run.write_config(chosen)
@@ -398,7 +399,7 @@ def _write_facts(training: Training) -> None:
         say(training.console, f"{name} was {old} and is {new} now: the last digits may differ")
 
 
-def _train_through(training: Training) -> keras.Model:
+def _train_through(training: Training) -> tuple[keras.Model, Averages]:
     """Train to the last epoch, going back to a checkpoint where the configuration says so."""
     while True:
         try:
@@ -438,7 +439,7 @@ def _roll_back(training: Training, error: Diverged) -> None:
                           "learning rates")  # fmt: skip
 
 
-def _train(training: Training) -> keras.Model:
+def _train(training: Training) -> tuple[keras.Model, Averages]:
     config, progress = training.config, training.progress
     if training.arrays:
         # A checkpoint holds all weights; the file that the run began with may be gone.
@@ -465,7 +466,7 @@ def _train(training: Training) -> keras.Model:
     finally:
         reporter.close()
     training.stop.release()
-    return model
+    return model, saver.averages
 
 
 def _restore(model: keras.Model, training: Training) -> None:

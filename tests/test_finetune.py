@@ -388,3 +388,11 @@ def test_create_model_takes_the_same_options(file, pretrained):
         )
     with pytest.raises(BadInputError, match="--weights FILE"):
         kerasnet.create_model("busy", registry=registry, freeze="stem")
+
+
+def test_create_model_takes_parts_from_a_generator(file, pretrained):
+    model = kerasnet.create_model(
+        "busy", 5, registry=load_registry(file), weights=pretrained.last_weights, reset_head=True,
+        freeze=(part for part in ["stem", "stage1"]),
+    )  # fmt: skip
+    assert {part_of(v.path) for v in model.trainable_variables} == {"stage2", "head"}

@@ -21,7 +21,7 @@ from kerasnet.config import new_run, validated, with_values
 from kerasnet.convert import read_arrays
 from kerasnet.data.places import without_place
 from kerasnet.document import Document
-from kerasnet.errors import BadInputError
+from kerasnet.errors import BadInputError, EnvironmentFaultError
 from kerasnet.files import shipped
 from kerasnet.results.add import add
 from kerasnet.results.card import MAX_SHIPPED_BYTES, cards_in, read_card
@@ -226,6 +226,43 @@ def test_a_card_that_is_written_again_keeps_its_weights(trained, results, tmp_pa
     file, card = add([trained], folder=folder, predicted=0.9, force=True)
     assert card.shipped == read_card(file).shipped == read_card(results / file.name).shipped
     assert card.shipped is not None
+
+
+def test_a_card_that_is_replaced_leaves_no_weights_of_another_model(trained, results, tmp_path):
+    folder = shutil.copytree(results, tmp_path / "results")
+    old, of_another = (
+        folder / "resnet8-digits-digits-3.json",
+        folder / "resnet20-digits.safetensors",
+    )
+    (folder / "resnet8-digits.safetensors").rename(of_another)
+    text = old.read_text().replace("resnet8-digits.safetensors", of_another.name)
+    old.write_text(text)
+    with pytest.raises(BadInputError, match=r"resnet20-digits\.safetensors, which would be left"):
+        add([trained], folder=folder, weights=True, force=True)
+    assert old.read_text() == text
+
+
+def test_weights_are_measured_on_the_images_they_were_trained_on(trained, tmp_path):
+    run = load_run(shutil.copytree(trained, tmp_path / "run"))
+    run.write_config(with_values(run.config, {"seed": 5}))
+    with pytest.raises(BadInputError, match=r"these are not the images that .*run was trained on"):
+        ship(run, tmp_path)
+    run.write_config(with_values(run.config, {"seed": 0}))
+    run.write_summary({**run.summary(), "data_remark": "stored as JPEG"})
+    with pytest.raises(BadInputError, match=r"trained on \(stored as JPEG, checksum"):
+        ship(run, tmp_path)
+
+
+def test_a_full_disk_leaves_weights_and_card_as_they_were(trained, results, small_disk):
+    folder = shutil.copytree(results, small_disk / "results")
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    free = (
+        shutil.disk_usage(small_disk).free - before["resnet8-digits.safetensors"].__len__() - 8192
+    )
+    (small_disk / "filler").write_bytes(bytes(free))
+    with pytest.raises(EnvironmentFaultError, match=r"digits-3\.json: cannot be written"):
+        add([trained], folder=folder, weights=True, force=True, predicted=0.9)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
 
 def test_weights_are_not_left_without_their_card(trained, results, tmp_path):

@@ -35,7 +35,6 @@ RATE_TOLERANCE = 1e-4
 Text = Annotated[str, Field(min_length=1, max_length=1_000)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -58,7 +57,7 @@ class SeedResult(schema.Strict):
     depends on the seed where that chooses the images that are held back.
     """
 
-    seed: Seed
+    seed: schema.Seed
     test_accuracy: Share
     test_loss: schema.Finite
     seconds: schema.Positive
@@ -88,7 +87,7 @@ class Shipped(schema.Strict):
     file: Annotated[str, Field(pattern=r"^[0-9A-Za-z._+-]+\.safetensors$", max_length=200)]
     bytes: Annotated[int, Field(ge=1, le=MAX_SHIPPED_BYTES + 2**17)]
     sha256: Sha256
-    seed: Seed
+    seed: schema.Seed
     temperature: schema.Positive
     validation_images: Count
     validation_loss_before: schema.Finite
@@ -115,7 +114,7 @@ class Card(schema.Strict):
     predicted: Share | None = None
     published: schema.Published | None = None
     epochs: Count
-    seeds: Annotated[list[Seed], Field(min_length=1, max_length=MAX_RUNS)]
+    seeds: Annotated[list[schema.Seed], Field(min_length=1, max_length=MAX_RUNS)]
     precision: schema.PrecisionName
     train_images: Count
     seconds: schema.Positive

@@ -105,7 +105,9 @@ def _there(path: str, config: Any) -> str:
     """Return the first part of a path that a configuration has nothing at."""
     parts = path.split(".")
     for i, part in enumerate(parts):
-        if not isinstance(config, dict) or config.get(part) is None:
+        held = dict(enumerate(config)) if isinstance(config, list) else config
+        key = int(part) if isinstance(config, list) else part
+        if not isinstance(held, dict) or held.get(key) is None:
             return ".".join(parts[: i + 1])
-        config = config[part]
+        config = held[key]
     return path

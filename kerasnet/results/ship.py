@@ -6,7 +6,7 @@ import hashlib
 import math
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +14,19 @@ from numpy.typing import NDArray
 from kerasnet import backend, schema
 from kerasnet.config import with_values
 from kerasnet.convert import read_arrays, save_arrays
+from kerasnet.data.places import without_place
 from kerasnet.document import shown
 from kerasnet.errors import BadInputError
 from kerasnet.files import checked, make_folder
 from kerasnet.precision import resolve
 from kerasnet.pretrained import file_name
 from kerasnet.registry import load_registry
+from kerasnet.results.add import images_checksum
 from kerasnet.results.card import MAX_SHIPPED_BYTES, Shipped
 from kerasnet.runs import Run
+
+if TYPE_CHECKING:
+    from kerasnet.training import TrainingData
 
 # Of a temperature's logarithm.
 _BOUND = 3.0
@@ -41,9 +46,9 @@ def ship(run: Run, folder: Path) -> Shipped:
         folder: where `<model>-<dataset>.safetensors` is written.
 
     Raises:
-        BadInputError: the data are somebody's own, there were no validation images or no
-            temperature fits them, a weight is too large for float16, or the file would be larger
-            than what ships.
+        BadInputError: the data are somebody's own, or others than the run's; there were no
+            validation images, or no temperature fits them; a weight is too large for float16, or
+            the file would be larger than what ships.
         EnvironmentFaultError: the file cannot be written.
     """
     config = run.config
@@ -93,6 +98,7 @@ def _measured(run: Run, file: Path) -> dict[str, Any]:
 
     config = run.config
     data = read_data(config)
+    _check_same(run, data)
     if data.validation is None:
         raise BadInputError(
             f"{run.path}: held no validation images back, and a temperature is chosen by them. "
@@ -112,6 +118,18 @@ def _measured(run: Run, file: Path) -> dict[str, Any]:
         "test_accuracy": tested["test_accuracy"],
         "test_loss": tested["test_loss"],
     }
+
+
+def _check_same(run: Run, data: TrainingData) -> None:
+    """Refuse to measure a run on other images than its own."""
+    here = data.fingerprint, without_place(data.source.located.remark)
+    there = images_checksum(run) or here[0], without_place(run.summary()["data_remark"])
+    if here != there:
+        raise BadInputError(
+            f"{data.source.located.path or data.source.name}: {here[1]}, checksum {here[0]}; these "
+            f"are not the images that {run.path} was trained on ({there[1]}, checksum {there[0]}). "
+            "Put KERASNET_DATA_DIR to where those are"
+        )
 
 
 def best_temperature(logits: FloatArray, labels: IntArray) -> float:

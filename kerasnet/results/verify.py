@@ -2,9 +2,9 @@
 
 What must be equal is: the training images, by their checksum, and the steps and learning rates of
 the schedule. Loss and accuracy of training are means over an epoch's images; they are held against
-each other within three standard deviations of what chance does to them (`tolerance`). Loss and
-accuracy on validation images are shown and not judged: they are those of one moment, at which the
-moving statistics of batch normalisation lag behind weights that change fast.
+each other within what chance does to them (`tolerance`). Loss and accuracy on validation images are
+shown and not judged: they are those of one moment, at which the moving statistics of batch
+normalisation lag behind weights that change fast.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from kerasnet import schema
 from kerasnet.results.card import RATE_TOLERANCE, Card, Row
+from kerasnet.results.compare import CONFIDENCE
 from kerasnet.runs import Run
 from kerasnet.summary import table
 
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 EPOCHS = 2
-SIGMAS = 3.0
 # Of fewer values a standard deviation says next to nothing.
 ENOUGH_SEEDS = 3
 FIELDS = ("step", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
+_BY_CHANCE = ("loss", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -141,11 +142,15 @@ def tolerance(card: Card, epoch: int, field: str) -> float | None:
     """Return by how much a repeated number may differ from a card's first run, None if by any.
 
     Rounding differs from one machine to another, and training makes it grow until two runs of one
-    seed are as far apart as runs of two seeds. So the bound on loss and accuracy is three standard
-    deviations, of two parts: the spread over the card's seeds in that epoch, where there are three
-    or more; and what sampling alone does to a mean over so many images: for an accuracy p that is
-    √(p(1 - p)/n), and for a loss l it is l/√n, as if the losses of single images were distributed
-    exponentially.
+    seed are as far apart as runs of two seeds. So the bound on loss and accuracy is that of a
+    difference between two such runs, each with a deviation of two parts: the spread over the card's
+    seeds in that epoch, where there are three or more, by Student's quantile for so many; and what
+    sampling alone does to a mean over so many images: for an accuracy p that is √(p(1 - p)/n), and
+    for a loss l it is l/√n, as if the losses of single images were distributed exponentially. In at
+    most a twentieth of such verifications one of the numbers lies outside (Dunn 1961).
+
+    The learning rate of mixed_float16 is not judged: a step whose gradients overflow does not count
+    for the schedule, and which do is a matter of rounding.
 
     On one machine two runs of `resnet8` gave the same five digits. mixed_bfloat16 in place of
     float32, which rounds far more coarsely than another machine, stays within sampling alone for
@@ -162,9 +167,12 @@ def tolerance(card: Card, epoch: int, field: str) -> float | None:
     if field == "step":
         return 0.0
     if field == "learning_rate":
-        return RATE_TOLERANCE * card.config.recipe.optimizer.learning_rate
-    if field not in ("loss", "accuracy"):
+        rate = card.config.recipe.optimizer.learning_rate
+        return None if card.precision == "mixed_float16" else RATE_TOLERANCE * rate
+    if field not in _BY_CHANCE:
         return None
+    from scipy.special import ndtri, stdtrit
+
     rows = [run.curve[epoch - 1] for run in card.runs]
     n, value = card.train_images, getattr(rows[0], field)
     if field == "accuracy":
@@ -172,9 +180,12 @@ def tolerance(card: Card, epoch: int, field: str) -> float | None:
         sampling = math.sqrt(share * (1 - share) / n)
     else:
         sampling = abs(value) / math.sqrt(n)
+    level = 1 - (1 - CONFIDENCE) / (2 * EPOCHS * len(_BY_CHANCE))
+    parts = [float(ndtri(level)) * sampling]
     values = [getattr(row, field) for row in rows]
-    spread = statistics.stdev(values) if len(values) >= ENOUGH_SEEDS else 0.0
-    return SIGMAS * math.hypot(sampling, spread)
+    if len(values) >= ENOUGH_SEEDS:
+        parts.append(float(stdtrit(len(values) - 1, level)) * statistics.stdev(values))
+    return math.sqrt(2) * math.hypot(*parts)
 
 
 def compare(card: Card, rows: Sequence[Row]) -> list[Compared]:
