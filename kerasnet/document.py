@@ -323,6 +323,8 @@ def problems_of(
     grouped: dict[DocPath, list[str]] = {}
     for item in error.errors(include_url=False)[:MAX_PROBLEMS]:
         path = _document_path(item["loc"], data, missing=item["type"] == "missing")
+        if item["type"] == "union_tag_invalid":
+            path = (*path, _tag_key(item))
         text = _sentence(item, cls)
         if text not in grouped.setdefault((*base, *path), []):
             grouped[(*base, *path)].append(text)
@@ -342,19 +344,56 @@ def _document_path(loc: DocPath, data: Any, missing: bool) -> DocPath:
     return tuple(path)
 
 
+# pydantic's errors by type, in YAML's words.
+_EXPECTED = {
+    "int_type": "a whole number", "int_parsing": "a whole number",
+    "int_from_float": "a whole number", "float_type": "a number", "float_parsing": "a number",
+    "bool_type": "true or false", "bool_parsing": "true or false", "string_type": "text",
+    "list_type": "a list", "tuple_type": "a list", "dict_type": "a mapping",
+    "model_type": "a mapping", "model_attributes_type": "a mapping",
+}  # fmt: skip
+
+
+def _tag_key(item: Any) -> str:
+    return str(item["ctx"]["discriminator"]).strip("'")
+
+
+def _words(quoted: str) -> list[str]:
+    """Return the words of `'a', 'b' or 'c'`."""
+    return [word.strip("' ") for word in quoted.replace(" or ", ",").split(",")]
+
+
+def _wanted(item: Any, cls: type[BaseModel]) -> str:
+    """Say what was expected, and how a mapping would begin."""
+    kind, context = item["type"], item.get("ctx", {})
+    if kind in ("too_short", "too_long"):
+        bound, n = ("least", "min_length") if kind == "too_short" else ("most", "max_length")
+        return f"expected at {bound} {context[n]} items"
+    if kind not in _EXPECTED:
+        message = item["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+        return shown(message, 500)
+    keys = _known_keys(cls, item["loc"]) if kind.startswith("model") and item["loc"] else []
+    return f"expected {_EXPECTED[kind]}" + (f" of {', '.join(dict.fromkeys(keys))}" if keys else "")
+
+
 def _sentence(item: Any, cls: type[BaseModel]) -> str:
     kind, loc = item["type"], item["loc"]
     if kind == "extra_forbidden":
         hint = did_you_mean(str(loc[-1]), _known_keys(cls, loc[:-1]))
         return f"unknown key '{shown(str(loc[-1]))}'. {hint}"
     if kind == "missing":
-        return f"the key '{loc[-1]}' is missing"
-    message = item["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-    message = shown(message, 500)
+        inherits = len(loc) == 1 and "extends" in cls.model_fields
+        way_out = "; `extends: NAME` begins with another entry's" if inherits else ""
+        return f"the key '{loc[-1]}' is missing{way_out}"
+    if kind == "union_tag_not_found":
+        return f"the key '{_tag_key(item)}' is missing"
+    if kind == "union_tag_invalid":
+        tag, tags = item["input"][_tag_key(item)], item["ctx"]["expected_tags"]
+        hint = did_you_mean(tag, _words(tags)) if isinstance(tag, str) else ""
+        return f"expected {tags}, received {describe(tag)}. {hint}".removesuffix(". ")
+    message = _wanted(item, cls)
     if kind == "literal_error" and isinstance(item["input"], str):
-        words = item["ctx"]["expected"].replace(" or ", ",").split(",")
-        expected = [word.strip("' ") for word in words]
-        hint = did_you_mean(item["input"], expected)
+        hint = did_you_mean(item["input"], _words(item["ctx"]["expected"]))
         return f"{message}, received {describe(item['input'])}. {hint}"
     if kind == "value_error" and isinstance(item["input"], dict):
         return str(message)

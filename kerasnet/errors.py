@@ -76,10 +76,15 @@ def is_wrong_name(error: OSError) -> bool:
 
 
 _MOST_COMPARED, _MOST_LISTED = 300, 50
+# A name cut short says more than one that resembles it; of many there is nothing to choose from.
+_SHORTEST_BEGINNING, _MOST_BEGINNINGS = 3, 4
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a sentence naming the nearest known name, or listing all of them.
+
+    Names that begin with what was received are nearer than any other. Upper and lower case are the
+    same here.
 
     Args:
         name: what was received.
@@ -87,9 +92,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     names = sorted(known)
     # Comparing with thousands of a stranger's names would take seconds.
-    near = difflib.get_close_matches(name[:100], names[:_MOST_COMPARED], n=1, cutoff=0.6)
+    lower = {n.lower(): n for n in names[:_MOST_COMPARED]}
+    given = name[:100].lower()
+    near = [n for n in lower if n.startswith(given)]
+    if len(given) < _SHORTEST_BEGINNING or not 1 <= len(near) <= _MOST_BEGINNINGS:
+        near = difflib.get_close_matches(given, lower, n=1, cutoff=0.6)
     if near:
-        return f"Did you mean '{near[0]}'?"
+        quoted = [f"'{lower[n]}'" for n in near]
+        return f"Did you mean {' or '.join(quoted)}?"
     if not names:
         return "There are none."
     more = len(names) - _MOST_LISTED

@@ -285,7 +285,7 @@ def say_start(console: Console, config: schema.RunConfig, run: Run) -> None:
     rate = f"{recipe.optimizer.learning_rate:g}"
     if config.rate_open:
         rate = "at a rate to be found"
-    epochs = f"{recipe.epochs} epochs"
+    epochs = f"{recipe.epochs} epoch{'' if recipe.epochs == 1 else 's'}"
     if config.epochs_open and config.budget is not None:
         epochs = f"as many epochs as fit into {duration(config.budget.seconds)}"
     say(

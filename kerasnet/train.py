@@ -64,6 +64,7 @@ IntArray = NDArray[np.int64]
 
 # A learning rate a thousand times lower that still diverges is not the learning rate's fault.
 MAX_ROLLBACKS = 10
+_MOST_NAMES = 10
 
 
 def read_data(config: schema.RunConfig) -> TrainingData:
@@ -204,6 +205,7 @@ def _fit(
         # Hours of training must not end at a damaged file that could have been known of.
         data.source.check("test")
     reading = time.monotonic() - reading
+    _say_data(console, data, test)
     begins = f"{run.path}: training at batch size {min(config.recipe.batch_size, len(data.train))}"
     with _memory(begins, "--batch-size"):
         config = _settled(config, data, console)
@@ -356,6 +358,15 @@ def _check_fits(found: Checkpoint, training: Training) -> None:
             f"{found.file}: does not fit this run: step {progress.step} after "
             f"{len(progress.metrics)} epochs of {steps} steps"
         )
+
+
+def _say_data(console: Console, data: TrainingData, test: bool) -> None:
+    source, names = data.source, data.source.class_names
+    listed = ", ".join((*names[:_MOST_NAMES], *["…"] * (len(names) > _MOST_NAMES)))
+    counts = [f"{len(data.train):,} images to train on"]
+    counts += [f"{len(data.validation):,} for validation"] if data.validation else []
+    counts += [f"{source.count('test'):,} for the test"] if test else []
+    say(console, f"{len(names)} classes ({listed}): {', '.join(counts)}")
 
 
 def _settled(config: schema.RunConfig, data: TrainingData, console: Console) -> schema.RunConfig:

@@ -635,9 +635,12 @@ def test_class_folders_are_split_the_same_way_every_time(classes: Path) -> None:
     assert "20% held out" in found.located.remark
 
 
-@pytest.mark.parametrize("validation", ["val", "validation"])
-def test_train_val_and_test_folders_are_honoured(validation: str, tmp_path: Path) -> None:
-    for split, n in (("train", 3), (validation, 2), ("test", 1)):
+@pytest.mark.parametrize("names", [
+    ("train", "val", "test"), ("Train", "Validation", "Test"), ("training", "valid", "testing"),
+])  # fmt: skip
+def test_train_val_and_test_folders_are_honoured(names: list[str], tmp_path: Path) -> None:
+    (tmp_path / "set" / "notes").mkdir(parents=True)
+    for split, n in zip(names, (3, 2, 1), strict=True):
         for name in ("a", "b"):
             for i in range(n):
                 paint(tmp_path / "set" / split / name / f"{i}.png", n)
@@ -646,6 +649,53 @@ def test_train_val_and_test_folders_are_honoured(validation: str, tmp_path: Path
     sizes = [len(found.load(s)) for s in ("train", "validation", "test")]  # type: ignore[arg-type]
     assert sizes == [6, 4, 2]
     assert (found.load("validation").images == 2).all()
+
+
+def test_a_class_may_have_the_name_of_a_split(tmp_path: Path) -> None:
+    for name in ("train", "plane"):
+        for i in range(3):
+            paint(tmp_path / "set" / name / f"{i}.png", 1)
+    found = data.load_dataset("set", spec=FOLDER, data_dir=tmp_path)
+    assert (found.class_names, found.has_validation) == (("plane", "train"), False)
+
+
+@pytest.mark.parametrize(("images", "said"), [
+    (["train/a", "train/b", "Train/a", "Train/b"], "both 'Train' and 'train' would hold"),
+    (["train/a", "train/b", "val/a", "valid/b"], "both 'val' and 'valid' .* for validation"),
+    (["val/a", "val/b", "test/a", "test/b"], "none of classes that is called 'train'"),
+    (["train", "test"], "train must hold a folder of images for each class"),
+    (["a", "b", "c/../d"], "c holds no images to learn that class from"),
+    (["train/a", "train/b", "train/c/../d", "test/c"], "c holds no images to learn that class"),
+])  # fmt: skip
+def test_a_layout_that_cannot_be_meant_is_refused(
+    images: list[str], said: str, tmp_path: Path
+) -> None:
+    for name in images:
+        (tmp_path / "set" / name.split("/..")[0]).mkdir(parents=True, exist_ok=True)
+        for i in range(3):
+            paint(tmp_path / "set" / name / f"{i}.png", 1)
+    with pytest.raises(BadInputError, match=said):
+        data.load_dataset("set", spec=FOLDER, data_dir=tmp_path)
+
+
+def test_pictures_that_a_camera_turned_are_turned_back(tmp_path: Path) -> None:
+    from PIL import Image
+
+    folder = tmp_path / "set"
+    for name in ("a", "b"):
+        for i in range(3):
+            paint(folder / name / f"{i}.png", 1, size=(20, 10))
+    pixels = np.zeros((10, 20, 3), np.uint8)
+    pixels[:, 10:] = 255
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be shown turned clockwise by a quarter
+    Image.fromarray(pixels).save(folder / "a" / "0.png", exif=turned)
+    found = data.load_dataset("set", spec=FOLDER, data_dir=tmp_path)
+    assert found.image_shape == (20, 10, 3)
+    images = np.concatenate([found.load("train").images, found.load("test").images])
+    (image,) = [image for image in images if image.max() == 255]
+    assert image[:10].max() == 0
+    assert image[10:].min() == 255
 
 
 def test_grey_and_transparent_images_become_rgb(tmp_path: Path) -> None:

@@ -533,9 +533,9 @@ def made(place, tmp_path, monkeypatch) -> dict[str, str]:
     def trained(*_, **__):
         raise AssertionError("a run was made, although it was to be dry")
 
-    # In this order: a module that is first imported meanwhile would keep what it is given here.
-    monkeypatch.setattr("kerasnet.api.train_run", trained)
-    monkeypatch.setattr("kerasnet.runs.create_run", trained)
+    # Where they are used: a module that is first imported meanwhile would keep what it finds.
+    for name in ("api.train_run", "fitting.create_run", "seeds.create_run"):
+        monkeypatch.setattr(f"kerasnet.{name}", trained)
     return files(tmp_path)
 
 

@@ -17,7 +17,7 @@ from kerasnet.registry import load_registry
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None,
-    reason="PyTorch is not installed; `pip install 'kerasnet[torch]'`",
+    reason="PyTorch is not installed; `pip install '.[torch]'`",
 )
 
 CLASSES = 7

@@ -795,6 +795,24 @@ def test_a_card_of_another_seed_does_not_agree(known, tmp_path):
     found = verify(file.stem, changed, console=QUIET, out=tmp_path / "run")
     assert found.seed == 5
     assert "these are other training images" in found.disagreements[0]
+    assert "--data-dir" in found.message
+    assert (found.compared, (tmp_path / "run").exists()) == ([], False)
+
+
+def test_other_images_are_not_trained_on(known, tmp_path, capsys):
+    _, card = known
+    file = tmp_path / "card.json"
+    file.write_text(to_text(tampered(card, ("runs.0.images_checksum", "01234567"))))
+    words = ["results", "verify", str(file), "--out", str(tmp_path / "run"), "--json"]
+    code, out, err = run_cli(capsys, *words)
+    here = card.runs[0].images_checksum
+    assert code == 5
+    assert f"(scikit-learn's digits, checksum {here})" in err
+    assert "checksum 01234567" in err
+    found = json.loads(out)
+    assert (found["agrees"], found["run"], found["compared"]) == (False, None, [])
+    assert found["images_checksum"] == {"card": "01234567", "here": here}
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
@@ -866,8 +884,9 @@ def test_another_seed_is_seldom_outside_what_is_allowed(base):
 
 
 def test_a_disagreement_elsewhere_says_what_few_seeds_cannot_tell(verdict):
-    wrong = replace(verdict, images=("00000000", "11111111"))
-    assert wrong.message.startswith("was not repeated: these are other training images")
+    first = replace(verdict.compared[0], expected=0.0, found=1.0, tolerance=0.5)
+    wrong = replace(verdict, compared=[first, *verdict.compared[1:]])
+    assert wrong.message.startswith("was not repeated: step of epoch 1 is 1")
     assert "too few seeds" not in wrong.message
     elsewhere = replace(wrong, machines={"cpus": (2, 64)})
     assert "too few seeds (1)" in elsewhere.message

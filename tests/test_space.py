@@ -220,7 +220,7 @@ MISTAKES = [
     (f"{RATE}: {{type: float, min: 1, max: 2, §step: 0}}", "greater than 0"),
     (f"§{RATE}: {{type: float, min: 1, max: 8, log: true, step: 1}}", "is a factor above 1"),
     ("§recipe.epochs: {type: int, min: 1, max: 8, log: true, step: 1}", "is a factor above 1"),
-    ("recipe.epochs: {type: int, min: 1, max: 8, §step: 0.5}", "valid integer"),
+    ("recipe.epochs: {type: int, min: 1, max: 8, §step: 0.5}", "whole number"),
     (f"§{SMOOTH}: {{type: choice, values: [0.1, a], relative: true}}", "'a' is none"),
     ("§recipe.augment.flip: {type: float, min: 1, max: 2, relative: true}",
      "multiplies a number, and 'recipe.augment.flip' is 'none' (text)"),

@@ -33,7 +33,7 @@ from kerasnet.registry import Registry, load_registry
 
 needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None,
-    reason="PyTorch is not installed; `pip install 'kerasnet[torch]'`",
+    reason="PyTorch is not installed; `pip install '.[torch]'`",
 )
 KINDS: tuple[LayerSet, ...] = ("stock", "fast")
 

@@ -34,7 +34,7 @@ def chosen_peers(against: str | None, say: Say) -> list[str]:
     Raises:
         BadInputError: a name is unknown, or one that is asked for is not installed.
     """
-    install = 'pip install "kerasnet[torch]"'
+    install = 'pip install ".[torch]", in the checkout'
     missing = importlib.util.find_spec("torch") is None
     if against is None:
         if missing:

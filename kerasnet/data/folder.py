@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from kerasnet.data.splits import Bytes, Labels
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"})
+# EXIF's tag, and those of its values by which height and width change places.
+_ORIENTATION, _ON_ITS_SIDE = 0x0112, range(5, 9)
+# In any case: `Train` is as common.
+SPLITS = {
+    "train": "train", "training": "train",
+    "val": "validation", "valid": "validation", "validation": "validation",
+    "test": "test", "testing": "test",
+}  # fmt: skip
 
 T = TypeVar("T")
 
@@ -26,6 +34,35 @@ def subfolders(folder: Path) -> list[str]:
     """Return the names of a folder's folders, sorted, without hidden and private ones."""
     names = (p.name for p in folder.iterdir() if p.is_dir())
     return sorted(n for n in names if not n.startswith((".", "__")))
+
+
+def divided(root: Path) -> dict[str, Path]:
+    """Return the folders of splits in a folder, none where it holds the classes' themselves.
+
+    A class may well be called `train`: beside others, a split's folder is one that holds folders.
+
+    Raises:
+        BadInputError: two of them are the same split's, or there is none to train on.
+    """
+    names = subfolders(root)
+    known = [root / name for name in names if name.lower() in SPLITS]
+    if len(known) < len(names):
+        known = [path for path in known if subfolders(path)]
+    found: dict[str, Path] = {}
+    for path in known:
+        split = SPLITS[path.name.lower()]
+        if split in found:
+            raise BadInputError(
+                f"{root}: both '{found[split].name}' and '{path.name}' would hold the images for "
+                f"{split}; move one of them elsewhere"
+            )
+        found[split] = path
+    if found and "train" not in found:
+        raise BadInputError(
+            f"{root}: there is a folder '{next(iter(found.values())).name}', but none of classes "
+            f"that is called 'train'; it holds {', '.join(names)}"
+        )
+    return found
 
 
 def _images_below(folder: Path) -> Iterator[Path]:
@@ -53,16 +90,19 @@ def _images_below(folder: Path) -> Iterator[Path]:
 
 
 def _read_image(file: Path, size: Size | None) -> Bytes:
-    """Return one image as RGB, (1, height, width, 3)."""
+    """Return one image as RGB, (1, height, width, 3), upright."""
     import numpy as np
+    from PIL import ImageOps
 
     with open_image(file, str(file)) as image:
-        pixels = np.asarray(image.convert("RGB"))[None]
+        pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))[None]
     return pixels if size is None else resize(pixels, size)
 
 
 def _image_size(file: Path) -> Size:
     with open_image(file, str(file)) as image:
+        if image.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE:
+            return image.width, image.height
         return image.height, image.width
 
 
@@ -74,7 +114,7 @@ def _for_each(read: Callable[[Path], T], files: list[Path]) -> Iterator[T]:
 
 
 class Folder:
-    """A folder of class-named folders, perhaps inside `train`, `val` (`validation`) and `test`.
+    """A folder of class-named folders, perhaps inside folders named as in SPLITS.
 
     Raises:
         BadInputError: there are no classes, or no images, or too few.
@@ -86,8 +126,8 @@ class Folder:
 
     def __init__(self, root: Path) -> None:
         self.where = str(root)
-        divided = (root / "train").is_dir()
-        train = root / "train" if divided else root
+        splits = divided(root)
+        train = splits.get("train", root)
         self._names = subfolders(train)
         if len(self._names) < 2:
             raise BadInputError(
@@ -96,9 +136,9 @@ class Folder:
             )
         self.class_names, self.classes = checked_names(self._names, self.where), len(self._names)
         self._files = {"train": self._listed(train)}
-        for split, names in {"validation": ("val", "validation"), "test": ("test",)}.items():
-            for folder in (root / n for n in names if divided and (root / n).is_dir()):
-                self._files[split] = self._listed(folder)
+        self._check_every_class(train)
+        for split in splits.keys() - {"train"}:
+            self._files[split] = self._listed(splits[split])
         self.has_validation = "validation" in self._files
         self.held_out = "test" not in self._files
         if self.held_out:
@@ -123,6 +163,15 @@ class Folder:
                 f"{folder} holds no images; looked for {', '.join(sorted(IMAGE_SUFFIXES))}"
             )
         return found
+
+    def _check_every_class(self, folder: Path) -> None:
+        labels = {label for _, label in self._files["train"]}
+        without = [name for i, name in enumerate(self._names) if i not in labels]
+        if without:
+            raise BadInputError(
+                f"{folder / without[0]} holds no images to learn that class from (looked for "
+                f"{', '.join(sorted(IMAGE_SUFFIXES))}); add some, or remove the folder"
+            )
 
     def _hold_out(self) -> None:
         import numpy as np

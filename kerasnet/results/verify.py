@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kerasnet import schema
+from kerasnet.data.places import without_place
 from kerasnet.results.card import RATE_TOLERANCE, Card, Row
 from kerasnet.results.compare import CONFIDENCE
 from kerasnet.runs import Run
@@ -74,8 +75,9 @@ class Verdict:
         card: the card's name.
         seed: of the run that was repeated.
         seeds: how many the card has.
-        run: the folder of the repetition.
-        images: checksums of the training images, the card's and the repetition's.
+        run: the folder of the repetition; None where the images are others and none was trained.
+        images: checksums of the training images, the card's and those here.
+        data: what is known of the images' origin, on the card and here.
         compared: every number of the repeated epochs.
         machines: what differs of the hardware and the versions: name → (card's, this one's).
     """
@@ -83,8 +85,9 @@ class Verdict:
     card: str
     seed: int
     seeds: int
-    run: str
+    run: str | None
     images: tuple[str | None, str | None]
+    data: tuple[str, str]
     compared: list[Compared]
     machines: dict[str, tuple[Any, Any]]
 
@@ -92,10 +95,10 @@ class Verdict:
     def disagreements(self) -> list[str]:
         """What does not agree, in words."""
         said = []
-        if None not in self.images and self.images[0] != self.images[1]:
+        if self.run is None:
             said.append(
-                f"these are other training images (checksum {self.images[1]}, the card has "
-                f"{self.images[0]})"
+                f"these are other training images ({self.data[1]}, checksum {self.images[1]}) than "
+                f"the card's ({self.data[0]}, checksum {self.images[0]})"
             )
         for one in self.compared:
             if not one.agrees:
@@ -108,7 +111,10 @@ class Verdict:
     @property
     def message(self) -> str:
         """What does not agree, for an error."""
-        said = f"was not repeated: {'; '.join(self.disagreements)}. The run is {self.run}"
+        said = f"was not repeated: {'; '.join(self.disagreements)}. "
+        if self.run is None:
+            return said + "Nothing was trained; say where the card's images are with --data-dir"
+        said += f"The run is {self.run}"
         if self.machines and self.seeds < ENOUGH_SEEDS:
             said += (
                 ". The card was made on another machine or with other versions, and has too few "
@@ -126,6 +132,7 @@ class Verdict:
             "seed": self.seed,
             "run": self.run,
             "images_checksum": {"card": self.images[0], "here": self.images[1]},
+            "data_remark": {"card": self.data[0], "here": self.data[1]},
             "compared": [
                 {
                     "epoch": one.epoch, "field": one.field, "card": one.expected,
@@ -232,6 +239,8 @@ def verify(
 ) -> Verdict:
     """Repeat the first two epochs of a card's first seed; the test set is not read.
 
+    Nothing is trained on other images than the card's.
+
     Args:
         name: of the card, for messages.
         card: what is repeated.
@@ -243,15 +252,25 @@ def verify(
         KerasnetError: BadInputError, DivergedError, EnvironmentFaultError or InterruptedRunError;
             as `fit`.
     """
+    from kerasnet import backend
     from kerasnet.config import check
     from kerasnet.runs import create_run, default_folder
 
     config = beginning(card, data_dir)
     check(config)
+    backend.load(config.execution.deterministic)
+    from kerasnet.train import read_data
+
+    data = read_data(config)
+    images = card.runs[0].images_checksum, data.fingerprint
+    remarks = card.data_remark, without_place(data.source.located.remark)
+    del data
+    if images[0] not in (None, images[1]):
+        return Verdict(name, config.seed, len(card.seeds), None, images, remarks, [], {})
     made = create_run(out or default_folder(config, prefix="verify-"), config)
     run = _Repetition(made.path, name, data_dir)
     from kerasnet.api import train_run
-    from kerasnet.results.add import curve, images_checksum, machine
+    from kerasnet.results.add import curve, machine
 
     train_run(run, console, test=False)
     here, there = machine([run]), card.model_dump(mode="json", include={"hardware", "versions"})
@@ -262,10 +281,10 @@ def verify(
         if value != here[part].get(key)
     }
     rows = curve(run, config.recipe.epochs)
-    images = (card.runs[0].images_checksum, images_checksum(run))
     return Verdict(
-        name, config.seed, len(card.seeds), str(run.path), images, compare(card, rows), differ
-    )
+        name, config.seed, len(card.seeds), str(run.path), images, remarks, compare(card, rows),
+        differ,
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------- in words
@@ -273,6 +292,8 @@ def verify(
 
 def report(verdict: Verdict) -> str:
     """Return the rows of both curves, their differences, and what came of it."""
+    if verdict.run is None:
+        return verdict.disagreements[0]
     epochs = sorted({one.epoch for one in verdict.compared})
     lines = []
     for epoch in epochs:
@@ -289,7 +310,7 @@ def report(verdict: Verdict) -> str:
     if verdict.machines:
         said = "; ".join(f"{k} {a} there, {b} here" for k, (a, b) in verdict.machines.items())
         paragraphs.append(f"the card was made on another machine or with other versions: {said}")
-    if None in verdict.images:
+    if verdict.images[0] is None:
         paragraphs.append("whether these are the same training images cannot be said: no checksum")
     if not verdict.disagreements:
         paragraphs.append(f"{verdict.card}: seed {verdict.seed} begins as the card says")
