@@ -116,19 +116,13 @@ def _inference(
         return schema.Inference(
             mean=spec.mean, std=spec.std, resize=list(model.input_shape[1:3]), class_names=names
         )
-    if "inference" not in metadata:
+    from kerasnet.convert import inference_in
+
+    found = inference_in(metadata, model.input_shape[-1])
+    if found is None:
         raise BadInputError(
             "preprocessing=True needs weights that carry an inference block, as those of a run do; "
             "or name a data set: preprocessing='cifar10'"
-        )
-    try:
-        found = schema.Inference.model_validate(metadata["inference"])
-    except ValueError as error:
-        raise BadInputError(f"the weights' inference block is none: {error}") from error
-    if not len(found.mean) == len(found.std) == model.input_shape[-1]:
-        raise BadInputError(
-            f"the weights' inference block is for images of {len(found.mean)} channels; the "
-            f"model's have {model.input_shape[-1]}"
         )
     if tuple(found.resize) != model.input_shape[1:3]:
         height, width = found.resize

@@ -607,7 +607,11 @@ def evaluate(
                   "--registry": registry}  # fmt: skip
         given = [option for option, value in others.items() if value is not None]
         if given:
-            raise BadInputError(f"{', '.join(given)}: a run folder says all of this; leave it out")
+            weights = f"{run}/checkpoints/{'best' if best else 'last'}.safetensors"
+            raise BadInputError(
+                f"{', '.join(given)}: a run folder says all of this; leave it out, or evaluate its "
+                f"weights: --model NAME --weights {weights} --dataset DATASET"
+            )
         result = _evaluate_run(run, data_dir, best, tta)
     if as_json:
         _print_json(result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -528,9 +529,13 @@ def validated(document: Document) -> tuple[schema.RunConfig, Plan]:
 def read_config(file: str | os.PathLike[str]) -> schema.RunConfig:
     """Read a `config.yaml`, or the configuration in a result card.
 
+    Args:
+        file: of it, or a run's folder, or the name of a card that ships with kerasnet.
+
     Raises:
         DocumentError: it is no configuration; with line and column of each problem.
     """
+    file = _file_meant(file)
     document = _inside_card(read(file))
     try:
         return validated(document)[0]
@@ -540,6 +545,17 @@ def read_config(file: str | os.PathLike[str]) -> schema.RunConfig:
             raise
         hint = f"it was written by kerasnet {shown(str(wrote))}; this is {__version__}"
         raise DocumentError([*error.problems, Problem((), f"{file}: {hint}")]) from error
+
+
+def _file_meant(file: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    path = Path(file)
+    if path.is_dir():
+        return path / "config.yaml"
+    if path.exists() or path.name != os.fspath(file):
+        return file
+    from kerasnet.results.card import card_files
+
+    return card_files().get(path.name, file)
 
 
 def _inside_card(document: Document) -> Document:

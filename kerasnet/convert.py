@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from kerasnet import keys as torch_keys
+from kerasnet import schema
 from kerasnet.errors import BadInputError, did_you_mean
 from kerasnet.files import write_atomically
 
@@ -30,11 +31,12 @@ if TYPE_CHECKING:
 
     from kerasnet.keys import Slots
     from kerasnet.plan import Plan, Shape
-    from kerasnet.schema import KeyStyle
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 CLASSIFIER = "head_logits"
+# What a checkpoint's arrays are called beside those of weights.
+OPTIMIZER = "optimizer"
 TORCH = (".pt", ".pth", ".ckpt")
 SAFETENSORS = ".safetensors"
 H5, KERAS = ".weights.h5", ".keras"
@@ -172,6 +174,11 @@ def _opened_safetensors(path: Path) -> Iterator[_Content]:
     try:
         with safe_open(path, framework="numpy") as opened:
             names = list(opened.keys())
+            if any(name.startswith(f"{OPTIMIZER}/") for name in names):
+                raise BadInputError(
+                    f"{path}: is the whole state of a run, to resume it; its weights are in "
+                    f"{path.parent / 'last.safetensors'}"
+                )
             yield _Content(
                 {k: _Tensor(tuple(opened.get_slice(k).get_shape()), partial(opened.get_tensor, k))
                  for k in names},
@@ -287,7 +294,7 @@ class _Match:
     problems: list[str]
 
 
-def _known_styles(plan: Plan | None) -> Mapping[str, KeyStyle]:
+def _known_styles(plan: Plan | None) -> Mapping[str, schema.KeyStyle]:
     """Return the styles a model names, then the others of the built-in registry."""
     if plan is None:
         return {}
@@ -300,7 +307,7 @@ def _match(
     received: Mapping[str, Shape],
     expected: Mapping[str, Shape],
     plan: Plan | None,
-    styles: Mapping[str, KeyStyle],
+    styles: Mapping[str, schema.KeyStyle],
     reset_head: bool,
 ) -> _Match:
     """Find out how a file's tensors are keyed, and hold their shapes against the model's."""
@@ -327,7 +334,7 @@ def _style_of(
     received: Mapping[str, Shape],
     expected: Mapping[str, Shape],
     plan: Plan | None,
-    styles: Mapping[str, KeyStyle],
+    styles: Mapping[str, schema.KeyStyle],
 ) -> str | None:
     """Return the style that maps the most of a file's keys, None for kerasnet's own."""
     own = len(expected.keys() & received.keys())
@@ -446,6 +453,30 @@ def load_weights(
     return found.metadata
 
 
+def inference_in(metadata: Mapping[str, Any], channels: int) -> schema.Inference | None:
+    """Return what a weights file's metadata say of its images and classes, None if nothing.
+
+    Args:
+        metadata: as `load_weights` returns them.
+        channels: of the model's images.
+
+    Raises:
+        BadInputError: they say what cannot be, or it is for images of other channels.
+    """
+    if "inference" not in metadata:
+        return None
+    try:
+        found = schema.Inference.model_validate(metadata["inference"])
+    except ValueError as error:
+        raise BadInputError(f"the weights' inference block is none: {error}") from error
+    if not len(found.mean) == len(found.std) == channels:
+        raise BadInputError(
+            f"the weights' inference block is for images of {len(found.mean)} channels; the "
+            f"model's have {channels}"
+        )
+    return found
+
+
 @dataclass(frozen=True)
 class _Weights:
     """A model's weights as they were read, in float32.
@@ -468,7 +499,7 @@ def _read(
     model: str,
     expected: Mapping[str, Shape],
     plan: Plan | None,
-    styles: Mapping[str, KeyStyle],
+    styles: Mapping[str, schema.KeyStyle],
     reset_head: bool,
     state_dict: str | None = None,
 ) -> _Weights:
@@ -522,7 +553,7 @@ def convert(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
     plan: Plan,
-    styles: Mapping[str, KeyStyle],
+    styles: Mapping[str, schema.KeyStyle],
     *,
     keys: str | None = None,
     reset_head: bool = False,
@@ -579,7 +610,7 @@ def convert(
 
 
 def _check_out(
-    out: str | os.PathLike[str], keys: str | None, styles: Mapping[str, KeyStyle]
+    out: str | os.PathLike[str], keys: str | None, styles: Mapping[str, schema.KeyStyle]
 ) -> str:
     """Return the format to write, having checked what can be before anything is read."""
     kind = format_of(out)
@@ -592,17 +623,22 @@ def _check_out(
     return kind
 
 
-def _style_to_write(metadata: Mapping[str, Any], plan: Plan, styles: Mapping[str, KeyStyle]) -> str:
+def _style_to_write(
+    metadata: Mapping[str, Any], plan: Plan, styles: Mapping[str, schema.KeyStyle]
+) -> str:
     extras = metadata.get("pytorch")
     came_in = extras.get("keys") if isinstance(extras, dict) else None
     if isinstance(came_in, str) and came_in in styles:
         return came_in
-    if not plan.keys:
-        raise BadInputError(
-            f"{plan.name} names no key style in the registry; choose one with --keys. Known: "
-            f"{', '.join(styles)}"
-        )
-    return next(iter(plan.keys))
+    if plan.keys:
+        return next(iter(plan.keys))
+    fit = [name for name, style in styles.items() if not torch_keys.slots(plan, style).problems]
+    way_out = (
+        f"Those that fit: {', '.join(fit)}" if fit else "None of those here fits; add your own"
+    )
+    raise BadInputError(
+        f"{plan.name} names no key style in the registry; choose one with --keys. {way_out}"
+    )
 
 
 def _write_torch(
@@ -610,7 +646,7 @@ def _write_torch(
     kind: str,
     arrays: Arrays,
     plan: Plan,
-    style: KeyStyle,
+    style: schema.KeyStyle,
     name: str,
     metadata: Mapping[str, Any],
 ) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kerasnet.checkpoint import Arrays
-from kerasnet.convert import mismatches, weight_variables
+from kerasnet.convert import OPTIMIZER, mismatches, weight_variables
 from kerasnet.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def state_variables(model: keras.Model) -> dict[str, Any]:
         if id(variable) not in named
     }
     optimizer = {
-        f"optimizer/{i:04d}/{variable.name}": variable
+        f"{OPTIMIZER}/{i:04d}/{variable.name}": variable
         for i, variable in enumerate(model.optimizer.variables)
     }
     return {**weights, **generators, **optimizer}

@@ -32,7 +32,7 @@ from kerasnet.checkpoint import (
 )
 from kerasnet.config import plan as plan_of
 from kerasnet.config import remark_on_schedule
-from kerasnet.convert import load_weights
+from kerasnet.convert import inference_in, load_weights
 from kerasnet.errors import (
     BadInputError,
     DivergedError,
@@ -105,14 +105,20 @@ def make_model(config: schema.RunConfig) -> keras.Model:
         BadInputError: the weights file does not fit the model, or there is nothing like what the
             configuration freezes.
     """
+    return _loaded(config)[0]
+
+
+def _loaded(config: schema.RunConfig) -> tuple[keras.Model, dict[str, Any]]:
+    """Return a run's model, and the metadata of its weights file."""
     plan = plan_of(config)
     model = build(
         plan, layers=config.execution.layers, policy=config.precision.resolved, seed=config.seed
     )
+    metadata = {}
     if config.weights:
-        load_weights(model, config.weights, reset_head=config.reset_head)
+        metadata = load_weights(model, config.weights, reset_head=config.reset_head)
     freeze(model, plan, config.freeze)
-    return model
+    return model, metadata
 
 
 def _first_model(config: schema.RunConfig, data: TrainingData) -> keras.Model:
@@ -362,11 +368,10 @@ def _check_fits(found: Checkpoint, training: Training) -> None:
 
 def _say_data(console: Console, data: TrainingData, test: bool) -> None:
     source, names = data.source, data.source.class_names
-    listed = ", ".join((*names[:_MOST_NAMES], *["…"] * (len(names) > _MOST_NAMES)))
     counts = [f"{len(data.train):,} images to train on"]
     counts += [f"{len(data.validation):,} for validation"] if data.validation else []
     counts += [f"{source.count('test'):,} for the test"] if test else []
-    say(console, f"{len(names)} classes ({listed}): {', '.join(counts)}")
+    say(console, f"{len(names)} classes ({_listed(names)}): {', '.join(counts)}")
 
 
 def _settled(config: schema.RunConfig, data: TrainingData, console: Console) -> schema.RunConfig:
@@ -565,7 +570,7 @@ def _summary(training: Training) -> dict[str, Any]:
 
 def test_model(
     model: keras.Model, config: schema.RunConfig, source: datasets.ImageData, run: Run | None,
-    tta: Literal["flip"] | None = None,  # noqa: PT028
+    tta: Literal["flip"] | None = None, inference: schema.Inference | None = None,  # noqa: PT028
 ) -> dict[str, Any]:  # fmt: skip
     """Read the test set and return `test_accuracy`, a fraction, `test_loss` and `test_images`.
 
@@ -580,9 +585,11 @@ def test_model(
         tta: `flip`: measure once more, by the mean of the logits of each image and of its mirror
             image (Jordan 2024, section 3.5), as `test_accuracy_tta` and `test_loss_tta`. What is
             measured without it, and written, stays what it is.
+        inference: how images are normalised; as the data set says if not given.
     """
+    inference = inference or source.inference
     split = source.load("test")
-    logits = logits_of(model, config, split, source.inference)
+    logits = logits_of(model, config, split, inference)
     if run is not None:
         run.write_predictions(split.labels, np.exp(_log_probabilities(logits)))
     accuracy, loss = scores(logits, split.labels)
@@ -590,7 +597,7 @@ def test_model(
     if tta is None:
         return found
     mirrored = dataclasses.replace(split, images=np.ascontiguousarray(split.images[:, :, ::-1]))
-    both = (logits + logits_of(model, config, mirrored, source.inference)) / 2
+    both = (logits + logits_of(model, config, mirrored, inference)) / 2
     accuracy, loss = scores(both, split.labels)
     return {**found, "tta": tta, "test_accuracy_tta": accuracy, "test_loss_tta": loss}
 
@@ -648,14 +655,21 @@ def evaluate_weights(
 ) -> dict[str, Any]:
     """Evaluate the weights file that a configuration names on its test set; `tta` as `evaluate`.
 
+    Images are normalised as the file says, and as the data set says where it says nothing.
+
     Raises:
-        BadInputError: the weights do not fit the model, or the data are not found.
+        BadInputError: the weights do not fit the model, are of other classes, or the data are not
+            found.
     """
     source = datasets.load_dataset(
         config.data.name, spec=config.data.spec, data_dir=data_dir or config.data.data_dir,
         size=(config.input[0], config.input[1]),
     )  # fmt: skip
-    found = test_model(make_model(config), config, source, None, tta)
+    model, metadata = _loaded(config)
+    inference = inference_in(metadata, config.input[2])
+    if inference is not None:
+        _check_same_classes(config, tuple(inference.class_names), source)
+    found = test_model(model, config, source, None, tta, inference)
     return {
         "model": config.architecture.name,
         "dataset": config.data.name,
@@ -663,3 +677,21 @@ def evaluate_weights(
         "weights": config.weights,
         **found,
     }
+
+
+def _check_same_classes(
+    config: schema.RunConfig, told: tuple[str, ...], source: datasets.ImageData
+) -> None:
+    """Refuse weights that tell other classes apart than the data have, or number them otherwise."""
+    numbers = tuple(map(str, range(len(told))))
+    if numbers in (told, source.class_names) or told == source.class_names:
+        return
+    raise BadInputError(
+        f"{config.weights} tells {_listed(told)} apart; {config.data.name} has "
+        f"{_listed(source.class_names)}. Train on its images with `kerasnet fit "
+        f"{config.architecture.name} --weights … --reset-head`"
+    )
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join((*names[:_MOST_NAMES], *["…"] * (len(names) > _MOST_NAMES)))

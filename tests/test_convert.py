@@ -422,12 +422,14 @@ def test_a_model_without_a_style_needs_one_named(tmp_path, trained, capsys):
     file = tmp_path / "w.safetensors"
     convert.save_arrays({key: np.ones(shape, "float32") for key, shape in shapes.items()}, file)
     out = tmp_path / "o.pt"
-    code, _, err = run_cli(capsys, "convert", str(file), "--model", "resnet8", "--out", str(out))
-    if REGISTRY.models["resnet8"].keys:
-        assert code == 0
-    else:
-        assert code == 2
-        assert "choose one with --keys. Known: published_resnet" in err
+    words = ["convert", str(file), "--model", "resnet8", "--out", str(out)]
+    code, _, err = run_cli(capsys, *words)
+    assert (code, REGISTRY.models["resnet8"].keys) == (2, [])
+    assert "choose one with --keys. Those that fit: " in err
+    fit = set(err.strip().rpartition(": ")[2].split(", "))
+    assert len(fit) > 1
+    codes = {style: run_cli(capsys, *words, "--keys", style)[0] for style in REGISTRY.key_styles}
+    assert {style for style, code in codes.items() if code == 0} == fit < codes.keys()
     words = ["--out", str(out), "--keys", "torchvision_resnet", "--json"]
     code, said, _ = run_cli(capsys, "convert", str(file), "--model", "resnet8", *words)
     assert code == 0

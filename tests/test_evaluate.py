@@ -129,6 +129,55 @@ def test_what_a_data_set_forbids_is_not_done_to_test_images(weights, registry, t
     assert loads == []
 
 
+# ---------------------------------------------------------------------------- a file's own images
+
+
+DIGITS = [str(i) for i in range(10)]
+
+
+def carrying(registry, weights, file, names, mean):
+    """Write the weights again, with what a run's say of its images."""
+    model = kerasnet.create_model("tiny", registry=load_registry(registry), weights=weights)
+    block = {"mean": [mean] * 3, "std": [0.5] * 3, "resize": [32, 32], "class_names": names}
+    save_weights(model, file, {"inference": block})
+    return ["--model", "tiny", "--weights", str(file), "--registry", registry, "--dataset"]
+
+
+def test_images_are_normalised_as_the_weights_were_trained(registry, weights, tmp_path, capfd):
+    losses = []
+    for i, mean in enumerate((0.0, 0.9)):
+        words = carrying(registry, weights, tmp_path / f"{i}.safetensors", DIGITS, mean)
+        code, out, err = run_cli(capfd, "evaluate", *words, "digits", "--json")
+        assert code == 0, err
+        losses.append(json.loads(out)["test_loss"])
+    split = kerasnet.load_dataset("digits").load("test")
+    model = kerasnet.create_model("tiny", registry=load_registry(registry), weights=weights)
+    for mean, loss in zip((0.0, 0.9), losses, strict=True):
+        logits = np.asarray(model((split.images / 255 - mean).astype("float32") / 0.5), "float64")
+        total = np.log(np.exp(logits).sum(axis=1))
+        told = total - logits[np.arange(len(split)), split.labels]
+        assert loss == pytest.approx(told.mean(), rel=1e-4)
+
+
+def test_weights_of_other_classes_are_not_measured(registry, weights, loads, tmp_path, capfd):
+    from PIL import Image
+
+    for split in ("train", "test"):
+        for name in "abcdefghij":
+            (tmp_path / "letters" / split / name).mkdir(parents=True)
+            Image.new("RGB", (32, 32)).save(tmp_path / "letters" / split / name / "0.png")
+    words = carrying(registry, weights, tmp_path / "w.safetensors", list("bacdefghij"), 0.5)
+    code, out, err = run_cli(capfd, "evaluate", *words, str(tmp_path / "letters"))
+    assert (code, out, loads) == (2, "", [])
+    assert "w.safetensors tells b, a, c, d, e, f, g, h, i, j apart;" in err
+    assert "letters has a, b, c, d, e, f, g, h, i, j. " in err
+    assert "--reset-head" in err
+    # Numbers name nothing that could be another thing.
+    words = carrying(registry, weights, tmp_path / "n.safetensors", DIGITS, 0.5)
+    code, _, err = run_cli(capfd, "evaluate", *words, str(tmp_path / "letters"))
+    assert code == 0, err
+
+
 @pytest.mark.slow
 def test_training_takes_no_part_in_it(registry, tmp_path, loads):
     run = kerasnet.fit(

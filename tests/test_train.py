@@ -18,6 +18,7 @@ from kerasnet import config as configs
 from kerasnet import schema
 from kerasnet.build import build
 from kerasnet.checkpoint import Arrays, Progress
+from kerasnet.config import read_config
 from kerasnet.convert import read_arrays, weight_variables
 from kerasnet.data import Split
 from kerasnet.errors import BadInputError
@@ -192,7 +193,28 @@ def test_config_repeats_the_run_and_no_registry_can_change_it(trained, tmp_path,
     assert second["loss"] == pytest.approx(first["loss"], rel=1e-3)
 
 
+def test_a_configuration_is_also_named_by_what_holds_it(trained, capfd):
+    code, out, err = run_cli(capfd, "fit", "--config", str(trained.path), "--dry-run")
+    assert code == 0, err
+    assert f"name: {trained.config.architecture.name}\n" in out
+    assert read_config("resnet8-cifar10-small-60").architecture.name == "resnet8"
+    code, _, err = run_cli(capfd, "fit", "--config", "resnet8-cifar10-small-61", "--dry-run")
+    assert (code, "resnet8-cifar10-small-61: cannot be read: No such file" in err) == (2, True)
+
+
+def test_a_checkpoint_is_no_weights_file(trained, capfd):
+    file = max(trained.checkpoints.glob("step-*.safetensors"))
+    words = ["--config", str(trained.path), "--weights", str(file), "--dry-run"]
+    code, _, err = run_cli(capfd, "fit", *words)
+    assert code == 2
+    assert f"{file}: is the whole state of a run, to resume it; its weights are in " in err
+    assert str(trained.last_weights) in err
+
+
 def test_evaluate_measures_what_the_run_did(trained, capfd):
+    code, _, err = run_cli(capfd, "evaluate", str(trained.path), "--dataset", "digits")
+    assert code == 2
+    assert f"--model NAME --weights {trained.last_weights} --dataset DATASET" in err
     code, out, _ = run_cli(capfd, "evaluate", str(trained.path), "--json")
     assert code == 0
     assert json.loads(out)["test_accuracy"] == trained.summary()["test_accuracy"]
