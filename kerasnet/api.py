@@ -188,7 +188,8 @@ def fit(
         rescale: with `resume`: the schedule spans the new number of epochs.
         registry: where the model is; the built-in one if not given.
         console: where progress goes; standard output if not given.
-        **options: `recipe`, `dataset`, `data_dir`, `seed`, `limit_train`, `train_on` (`train` or
+        **options: `recipe`, `dataset`, `data_dir`, `seed`, `limit_train`, `input_size` (height and
+            width that images are brought to, the model's own if not given), `train_on` (`train` or
             `train+validation`: no images are held back), `weights`, `reset_head`
             (True: the classifier begins anew), `freeze` (parts that are not trained, such as
             `["stem", "stage1"]`), and `checkpoint_every` (`{"steps": N}` or `{"minutes": N}`),

@@ -409,6 +409,10 @@ def fit(
     limit_train: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Train on N images only.")
     ] = None,
+    input_size: Annotated[
+        str | None,
+        typer.Option(metavar="N|HxW", help="Bring images to this size. [default: the model's]"),
+    ] = None,
     train_on: Annotated[
         str | None,
         typer.Option(
@@ -495,7 +499,7 @@ def fit(
         "weights": weights, "reset_head": reset_head or None, "freeze": freeze or None,
         "checkpoint_every": _every(checkpoint_every), "keep_checkpoints": keep_checkpoints,
         "steps_per_execution": steps_per_execution, "deterministic": deterministic or None,
-        "on_nan": on_nan,
+        "on_nan": on_nan, "input_size": _size(input_size),
     }  # fmt: skip
     work = fitting.asked(
         name, {key: value for key, value in options.items() if value is not None},
@@ -520,6 +524,19 @@ def _rate(text: str | None) -> float | str | None:
         return None if text is None else float(text)
     except ValueError:
         return text
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    """Return the height and width that `--input-size` gives a data set's images."""
+    if text is None:
+        return None
+    height, width, _ = _input_shape(text, (0, 0, 1))
+    if text.lower().replace("×", "x").count("x") > 1:
+        raise BadInputError(
+            f"--input-size {text}: the data say how many channels there are; give the height and "
+            f"width alone: {height}x{width}"
+        )
+    return height, width
 
 
 def _every(words: tuple[str, str] | None) -> dict[str, float] | None:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from kerasnet import __version__, backend, data, initial, precision, schema
-from kerasnet.convert import check_weights
+from kerasnet.convert import check_weights, inference_in, metadata_of
 from kerasnet.document import (
     Document,
     DocumentError,
@@ -69,6 +69,7 @@ def resolve(
     seed: int = 0,
     limit_train: int | None = None,
     weights: str | os.PathLike[str] | None = None,
+    input_size: tuple[int, int] | None = None,
     layers: str = "fast",
     overrides: Mapping[str, Any] | None = None,
     shape: tuple[int, int] | None = None,
@@ -85,6 +86,7 @@ def resolve(
         seed: of data order, augmentation, initial weights and the validation split.
         limit_train: train on this many images only.
         weights: file the first weights are read from, or `pretrained`.
+        input_size: height and width that images are brought to; the model's own if not given.
         layers: `fast` or `stock`, see `build.build`.
         overrides: values of single fields by path, such as `recipe.epochs`.
         shape: the numbers of classes and of channels; the data are looked for if not given.
@@ -102,7 +104,7 @@ def resolve(
     config = schema.RunConfig(
         kerasnet=__version__,
         architecture=architecture,
-        input=[*architecture.model.input[:2], channels],
+        input=[*(input_size or architecture.model.input[:2]), channels],
         classes=classes,
         recipe_name=recipe_name,
         recipe=chosen,
@@ -173,15 +175,21 @@ def for_weights(
 ) -> schema.RunConfig:
     """Return a configuration by which a weights file is evaluated, in float32.
 
+    Images have the size that they were trained on, where the file says so.
+
     Raises:
         BadInputError: as `resolve`.
     """
     registry = registry or load_registry()
     # A configuration has a recipe, which plays no part in it: any will do.
-    return resolve(
+    config = resolve(
         model, registry=registry, recipe=next(iter(registry.recipes)), dataset=dataset,
         data_dir=data_dir, weights=weights, precision_request="float32",
     )  # fmt: skip
+    trained = inference_in(metadata_of(str(config.weights)), config.input[2])
+    if trained is None:
+        return config
+    return with_values(config, {"input": [*trained.resize, config.input[2]]})
 
 
 def repeated(config: schema.RunConfig, options: Mapping[str, Any]) -> schema.RunConfig:
@@ -200,7 +208,7 @@ def repeated(config: schema.RunConfig, options: Mapping[str, Any]) -> schema.Run
         reset = given.get("reset_head", config.reset_head)
         given["weights"] = weights_of(given["weights"], config.architecture.name, config.data.name,
                                       other=bool(reset))  # fmt: skip
-    clash = ", ".join(f"--{key}" for key in given if key not in OPTION_PATHS)
+    clash = ", ".join(f"--{key.replace('_', '-')}" for key in given if key not in OPTION_PATHS)
     if clash:
         raise BadInputError(f"--config fixes what {clash} would choose; give one of them")
     made = with_values(config, overrides | {OPTION_PATHS[k]: v for k, v in given.items()})

@@ -453,6 +453,18 @@ def load_weights(
     return found.metadata
 
 
+def metadata_of(file: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the metadata of a weights file, empty in formats that have none.
+
+    Raises:
+        BadInputError: it is no weights file.
+    """
+    if format_of(file) != SAFETENSORS:
+        return {}
+    with _opened(file, None) as content:
+        return dict(content.metadata)
+
+
 def inference_in(metadata: Mapping[str, Any], channels: int) -> schema.Inference | None:
     """Return what a weights file's metadata say of its images and classes, None if nothing.
 

@@ -26,7 +26,8 @@ def fit_line(name: str | None, options: Mapping[str, Any]) -> str:
 
     Args:
         name: of the model; None where an option says it.
-        options: by the command line's names; True is a flag, and a list its items by commas.
+        options: by the command line's names; True is a flag, a list its items by commas, and a
+            tuple a size.
     """
     usual = {"dataset": "cifar10", "precision": "auto", "seed": 0}
     words = ["kerasnet", "fit", *([name] if name else [])]
@@ -36,6 +37,8 @@ def fit_line(name: str | None, options: Mapping[str, Any]) -> str:
         words.append(f"--{option.replace('_', '-')}")
         if isinstance(value, list):
             words.append(",".join(map(str, value)))
+        elif isinstance(value, tuple):
+            words.append("x".join(map(str, value)))
         elif value is not True:
             words.append(str(value))
     return shlex.join(words)
@@ -97,8 +100,10 @@ def fit_options(config: schema.RunConfig) -> dict[str, Any] | None:
         return None
     if data.spec.source.type == "folder":
         return None
-    given = {"recipe": config.recipe_name, "dataset": data.name,
+    given: dict[str, Any] = {"recipe": config.recipe_name, "dataset": data.name,
              "precision": config.precision.resolved}  # fmt: skip
+    if config.input[:2] != registry.models[model].input[:2]:
+        given["input_size"] = tuple(config.input[:2])
     shape = config.classes, config.input[2]
     base = new_run(model, given, registry, shape)
     changed = {path: value for path, value, _ in differences(config, base)}

@@ -371,7 +371,10 @@ def _say_data(console: Console, data: TrainingData, test: bool) -> None:
     counts = [f"{len(data.train):,} images to train on"]
     counts += [f"{len(data.validation):,} for validation"] if data.validation else []
     counts += [f"{source.count('test'):,} for the test"] if test else []
-    say(console, f"{len(names)} classes ({_listed(names)}): {', '.join(counts)}")
+    say(
+        console,
+        f"{len(names)} classes ({_listed(names)}): {', '.join(counts)}; {source.located.remark}",
+    )
 
 
 def _settled(config: schema.RunConfig, data: TrainingData, console: Console) -> schema.RunConfig:

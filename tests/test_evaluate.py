@@ -159,6 +159,29 @@ def test_images_are_normalised_as_the_weights_were_trained(registry, weights, tm
         assert loss == pytest.approx(told.mean(), rel=1e-4)
 
 
+def test_images_have_the_size_that_the_weights_were_trained_on(registry, loads, tmp_path, capfd):
+    words = ["fit", "tiny", "--registry", registry, "--dataset", "digits", "--limit-train", "64",
+             "--epochs", "1", "--precision", "float32"]  # fmt: skip
+    out = tmp_path / "run"
+    code, said, err = run_cli(capfd, *words, "--input-size", "16x24", "--out", str(out), "--json")
+    assert code == 0, err
+    assert "input 16×24×3" in err
+    run = kerasnet.load_run(out)
+    assert run.config.input == [16, 24, 3]
+    words = ["--model", "tiny", "--weights", str(run.last_weights), "--registry", registry]
+    code, again, err = run_cli(capfd, "evaluate", *words, "--dataset", "digits", "--json")
+    assert code == 0, err
+    for key in ("test_accuracy", "test_loss"):
+        assert json.loads(again)[key] == pytest.approx(json.loads(said)[key], rel=1e-5)
+    for more, told in ((["--config", str(out)], "--config fixes what --input-size would choose"),
+                       (["--resume", str(out)], "--input-size")):  # fmt: skip
+        code, _, err = run_cli(capfd, "fit", *more, "--input-size", "32")
+        assert (code, told in err) == (2, True), err
+    for size in ("16x24x3", "16x24x1"):
+        code, _, err = run_cli(capfd, "fit", "resnet8", "--input-size", size)
+        assert (code, "the height and width alone: 16x24" in err) == (2, True), err
+
+
 def test_weights_of_other_classes_are_not_measured(registry, weights, loads, tmp_path, capfd):
     from PIL import Image
 

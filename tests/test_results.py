@@ -352,6 +352,7 @@ def test_a_remark_without_its_place(remark, said):
         {"recipe": "small", "epochs": 5, "batch_size": 64, "learning_rate": 0.0123},
         {"seed": 7, "limit_train": 100, "deterministic": True, "steps_per_execution": 2},
         {"on_nan": "rollback", "checkpoint_every": {"steps": 10}, "keep_checkpoints": 5},
+        {"input_size": (16, 24), "epochs": 2},
     ],
     ids=str,
 )
@@ -531,25 +532,46 @@ def test_what_a_card_says_stays_text_in_a_page(run, tmp_path):
     assert "a \\| b \\<script\\> \\`x\\` \\[y\\](z)" in markdown(tmp_path / "results", tmp_path)
 
 
-def test_readme_and_results_agree():
-    check_page((ROOT / "README.md").read_text(), ROOT / "results")
+ABLATION = ROOT / "results" / "ablation"
+PLAIN = "resnet8-cifar10-ablation-8"
 
 
-def check_page(text: str, folder: Path) -> None:
+@pytest.mark.parametrize(("page", "folder", "against"), [
+    ("README.md", ROOT / "results", None), ("docs/recipes.md", ABLATION, PLAIN),
+])  # fmt: skip
+def test_pages_and_results_agree(page, folder, against):
+    place = (ROOT / page).parent
+    check_page((ROOT / page).read_text(), markdown(folder, place, against), page)
+
+
+def check_page(text: str, rows: str, page: str = "README.md") -> None:
     __tracebackhide__ = True
-    made = page_with(text, markdown(folder, folder.parent), "README.md")
-    assert text == made, "write the table again: kerasnet results table README.md"
+    assert text == page_with(text, rows, page), f"write the table again: results table {page}"
+
+
+def test_every_ingredient_has_a_card_of_three_seeds():
+    known = load_registry(str(ROOT / "docs" / "ablation.yaml"))
+    cards = cards_in(ABLATION)
+    assert {card.recipe for card in cards.values()} == {
+        name for name in known.recipes if name.startswith("ablation")
+    }
+    for name, card in cards.items():
+        assert card.seeds == [0, 1, 2], name
+        assert card.config.recipe == known.recipes[card.recipe], name
+        assert (card.model, card.train_images, card.precision) == ("resnet8", 15000, "float32")
+    assert len(compare_with(cards, PLAIN)) == len(cards) - 1
 
 
 def test_the_check_of_the_readme_can_fail(run, tmp_path):
-    text = (ROOT / "README.md").read_text()
-    shutil.copytree(ROOT / "results", tmp_path / "results")
-    check_page(text, tmp_path / "results")
+    text, folder = (ROOT / "README.md").read_text(), tmp_path / "results"
+    shutil.copytree(ROOT / "results", folder)
+    rows = markdown(folder, tmp_path)
+    check_page(text, rows)
     card_of(run, tmp_path)
     with pytest.raises(AssertionError, match="write the table again"):
-        check_page(text, tmp_path / "results")
+        check_page(text, markdown(folder, tmp_path))
     with pytest.raises(AssertionError, match="write the table again"):
-        check_page(text.replace(END, f"| one more |\n{END}"), ROOT / "results")
+        check_page(text.replace(END, f"| one more |\n{END}"), rows)
 
 
 # ---------------------------------------------------------------------------- one beside another
