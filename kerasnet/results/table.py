@@ -41,11 +41,20 @@ def facts(name: str, card: Card) -> dict[str, Any]:
 
 
 def overview(cards: Mapping[str, Card]) -> str:
-    """Return the table of `kerasnet results`."""
+    """Return the table of `kerasnet results`, narrower than that of a page."""
     if not cards:
         return NOTHING
-    rows = [(name, *_cells(card)) for name, card in cards.items()]
-    return table(("card", *_COLUMNS), rows, ("epochs", "time of a run"))
+    header = ("card", "model", "recipe", "data", "epochs", "test accuracy", "predicted",
+              "published", "time of a run")  # fmt: skip
+    rows = []
+    for name, card in cards.items():
+        epochs, reached, predicted = _cells(card)[3:6]
+        published = card.published
+        rows.append((
+            name, card.model, card.recipe, card.dataset, epochs, reached, predicted,
+            "" if published is None else f"{published.top1:.2f}%", duration(card.seconds),
+        ))  # fmt: skip
+    return table(header, rows, ("epochs", "time of a run"))
 
 
 def beside(cards: Mapping[str, Card], against: str) -> str:
