@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kerasnet.api import convert_weights, create_model, evaluate, fit, list_models, lr_find
     from kerasnet.build import build_block
     from kerasnet.data import load_dataset
+    from kerasnet.predicting import predict
     from kerasnet.runs import load_run
 
 __version__ = "0.1.0"
@@ -29,6 +30,7 @@ __all__ = [
     "load_dataset",
     "load_run",
     "lr_find",
+    "predict",
 ]
 
 # Imported when first used, so that `import kerasnet` and the light commands start at once.
@@ -42,6 +44,7 @@ _PLACES = {
     "load_dataset": "kerasnet.data",
     "load_run": "kerasnet.runs",
     "lr_find": "kerasnet.api",
+    "predict": "kerasnet.predicting",
 }
 
 

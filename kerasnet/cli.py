@@ -662,6 +662,56 @@ def _evaluate_run(folder: str, data_dir: str | None, best: bool, tta: str | None
     return measure(opened, data_dir=data_dir, best=best, tta=tta)  # type: ignore[arg-type]
 
 
+@app.command(
+    epilog=example(
+        "kerasnet predict runs/photos cat.jpg dog.jpg",
+        "kerasnet predict --model resnet20 --weights pretrained holiday/ --json",
+    )
+)
+def predict(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN|PICTURE",
+            help="A run folder, unless --model and --weights are given, and pictures, or folders "
+            "of them.",
+        ),
+    ],
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="A model.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|pretrained",
+            help="Its weights, from a run. pretrained: those that ship with kerasnet.",
+        ),
+    ] = None,
+    best: Annotated[
+        bool, typer.Option("--best", help="A run's weights of the best validation accuracy.")
+    ] = False,
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="Name the N likeliest.")] = 3,
+    registry: RegistryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell which classes pictures show."""
+    from kerasnet.predicting import predict as tell
+    from kerasnet.summary import table
+
+    run = None
+    if model is None and weights is None:
+        run, *arguments = arguments
+    if not arguments:
+        raise BadInputError(f"name pictures after the run folder: kerasnet predict {run} cat.jpg")
+    found = tell(
+        arguments, run, model=model, weights=weights, best=best, registry=_registry(registry)
+    )
+    if as_json:
+        _print_json([one.to_json(top) for one in found])
+        return
+    rows = [(one.file, *(f"{name} {p:.1%}" for name, p in one.classes[:top])) for one in found]
+    width = len(rows[0]) - 1
+    say(_console(), table(("picture", "class", *[""] * (width - 1)), rows, ()))
+
+
 # ---------------------------------------------------------------------------- weights
 
 

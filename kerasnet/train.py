@@ -594,7 +594,7 @@ def test_model(
     split = source.load("test")
     logits = logits_of(model, config, split, inference)
     if run is not None:
-        run.write_predictions(split.labels, np.exp(_log_probabilities(logits)))
+        run.write_predictions(split.labels, np.exp(log_probabilities(logits)))
     accuracy, loss = scores(logits, split.labels)
     found = {"test_accuracy": accuracy, "test_loss": loss, "test_images": len(split)}
     if tta is None:
@@ -617,7 +617,8 @@ def logits_of(
     return found
 
 
-def _log_probabilities(logits: FloatArray) -> FloatArray:
+def log_probabilities(logits: FloatArray) -> FloatArray:
+    """Return the logarithm of the softmax of logits, (n, classes)."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     found: FloatArray = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return found
@@ -625,7 +626,7 @@ def _log_probabilities(logits: FloatArray) -> FloatArray:
 
 def scores(logits: FloatArray, labels: IntArray) -> tuple[float, float]:
     """Return the accuracy and the mean cross-entropy of logits (n, classes), labels (n,)."""
-    chosen = _log_probabilities(logits)[np.arange(len(labels)), labels]
+    chosen = log_probabilities(logits)[np.arange(len(labels)), labels]
     return float((logits.argmax(axis=1) == labels).mean()), float(-chosen.mean())
 
 

@@ -54,7 +54,19 @@ def test_light_commands_load_neither_tensorflow_nor_keras(arguments, tmp_path):
 
 @pytest.mark.parametrize(
     "command",
-    ["list", "show", "validate", "summary", "diff", "schema", "fit", "evaluate", "tune", "lr-find"],
+    [
+        "list",
+        "show",
+        "validate",
+        "summary",
+        "diff",
+        "schema",
+        "fit",
+        "evaluate",
+        "predict",
+        "tune",
+        "lr-find",
+    ],
 )
 def test_every_help_shows_an_example(command, capsys):
     code, out, _ = run(capsys, command, "--help")

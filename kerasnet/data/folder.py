@@ -65,7 +65,7 @@ def divided(root: Path) -> dict[str, Path]:
     return found
 
 
-def _images_below(folder: Path) -> Iterator[Path]:
+def images_below(folder: Path) -> Iterator[Path]:
     """Yield the images in a folder and those below it, following no links to folders.
 
     A link may lead back up; and `Path.rglob` passes over folders that it may not read.
@@ -89,13 +89,23 @@ def _images_below(folder: Path) -> Iterator[Path]:
                     )
 
 
-def _read_image(file: Path, size: Size | None) -> Bytes:
-    """Return one image as RGB, (1, height, width, 3), upright."""
+def read_image(file: Path, size: Size | None, channels: int = 3) -> Bytes:
+    """Return one image, upright, (1, height, width, channels).
+
+    Args:
+        file: the image.
+        size: height and width that it is resized to, its own if None.
+        channels: 3 for RGB, 1 for shades of grey.
+
+    Raises:
+        BadInputError: it cannot be read.
+    """
     import numpy as np
     from PIL import ImageOps
 
     with open_image(file, str(file)) as image:
-        pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))[None]
+        upright = ImageOps.exif_transpose(image).convert("RGB" if channels == 3 else "L")
+        pixels = np.asarray(upright).reshape(1, upright.height, upright.width, channels)
     return pixels if size is None else resize(pixels, size)
 
 
@@ -156,7 +166,7 @@ class Folder:
             (file, label)
             for label, name in enumerate(self._names)
             if (folder / name).is_dir()
-            for file in sorted(_images_below(folder / name))
+            for file in sorted(images_below(folder / name))
         ]
         if not found:
             raise BadInputError(
@@ -209,7 +219,7 @@ class Folder:
         import numpy as np
 
         files = [file for file, _ in self._files[split]]
-        read = _for_each(lambda file: _read_image(file, size), files)
+        read = _for_each(lambda file: read_image(file, size), files)
         for image, (_, label) in zip(read, self._files[split], strict=True):
             yield image, np.array([label], np.int64)
 
