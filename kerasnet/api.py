@@ -102,12 +102,14 @@ def create_model(
         return feature_model(model, plan, features)
     if preprocessing is False:
         return model
-    return with_preprocessing(model, _inference(preprocessing, metadata, registry, model))
+    inference = _inference(preprocessing, metadata, registry, model, weights)
+    return with_preprocessing(model, inference)
 
 
 def _inference(
-    wanted: bool | str, metadata: dict[str, Any], registry: Registry, model: keras.Model
-) -> schema.Inference:
+    wanted: bool | str, metadata: dict[str, Any], registry: Registry, model: keras.Model,
+    weights: str | os.PathLike[str] | None,
+) -> schema.Inference:  # fmt: skip
     if isinstance(wanted, str):
         spec = registry.datasets[wanted]
         if spec.mean is None or spec.std is None:
@@ -118,7 +120,7 @@ def _inference(
         )
     from kerasnet.convert import inference_in
 
-    found = inference_in(metadata, model.input_shape[-1])
+    found = inference_in(metadata, model.input_shape[-1], weights or "weights")
     if found is None:
         raise BadInputError(
             "preprocessing=True needs weights that carry an inference block, as those of a run do; "
@@ -355,7 +357,7 @@ def evaluate(
         run: a run folder; or else
         model: a model of the registry, and
         weights: a file of any format of `convert`, or `pretrained`, in float32 and on
-        dataset: as for `fit`, normalised as the registry says.
+        dataset: as for `fit`, normalised as the weights say, or else as the registry does.
         data_dir: folder searched first for the data.
         best: the weights of a run's best validation accuracy instead of the last.
         tta: test-time augmentation, `flip`: the mean of the logits of each image and of its mirror

@@ -330,14 +330,15 @@ def _plan(
     )  # fmt: skip
 
 
-def _input_shape(text: str | None, default: Sequence[int]) -> list[int]:
+def _input_shape(text: str | None, default: Sequence[int], most: int = 3) -> list[int]:
     from kerasnet.schema import MAX_CHANNELS, MAX_SIDE
 
     if text is None:
         return list(default)
     parts = text.lower().replace("×", "x").split("x")
-    if not all(p.isascii() and p.isdigit() for p in parts) or not 1 <= len(parts) <= 3:
-        raise BadInputError(f"--input-size takes 64, 64x48 or 64x48x3, not '{text}'")
+    if not all(p.isascii() and p.isdigit() for p in parts) or not 1 <= len(parts) <= most:
+        known = "64, 64x48 or 64x48x3" if most == 3 else "64 or 64x48"
+        raise BadInputError(f"--input-size takes {known}, not '{text}'")
     sizes = [int(p[:9]) for p in parts]
     shape = {1: [*sizes * 2, default[2]], 2: [*sizes, default[2]], 3: sizes}[len(sizes)]
     if not (all(1 <= n <= MAX_SIDE for n in shape[:2]) and 1 <= shape[2] <= MAX_CHANNELS):
@@ -530,12 +531,8 @@ def _size(text: str | None) -> tuple[int, int] | None:
     """Return the height and width that `--input-size` gives a data set's images."""
     if text is None:
         return None
-    height, width, _ = _input_shape(text, (0, 0, 1))
-    if text.lower().replace("×", "x").count("x") > 1:
-        raise BadInputError(
-            f"--input-size {text}: the data say how many channels there are; give the height and "
-            f"width alone: {height}x{width}"
-        )
+    # The data say how many channels there are.
+    height, width, _ = _input_shape(text, (0, 0, 1), most=2)
     return height, width
 
 
@@ -624,6 +621,11 @@ def evaluate(
                   "--registry": registry}  # fmt: skip
         given = [option for option, value in others.items() if value is not None]
         if given:
+            if weights is not None and model is None and not os.path.isdir(run):
+                raise BadInputError(
+                    f"{run} is no run folder; of weights, name the model: kerasnet evaluate "
+                    f"--model {run} --weights {weights}"
+                )
             weights = f"{run}/checkpoints/{'best' if best else 'last'}.safetensors"
             raise BadInputError(
                 f"{', '.join(given)}: a run folder says all of this; leave it out, or evaluate its "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def resolve(
     seed: int = 0,
     limit_train: int | None = None,
     weights: str | os.PathLike[str] | None = None,
-    input_size: tuple[int, int] | None = None,
+    input_size: int | Sequence[int] | None = None,
     layers: str = "fast",
     overrides: Mapping[str, Any] | None = None,
     shape: tuple[int, int] | None = None,
@@ -86,7 +86,8 @@ def resolve(
         seed: of data order, augmentation, initial weights and the validation split.
         limit_train: train on this many images only.
         weights: file the first weights are read from, or `pretrained`.
-        input_size: height and width that images are brought to; the model's own if not given.
+        input_size: height and width that images are brought to, or one number for both; the
+            model's own if not given.
         layers: `fast` or `stock`, see `build.build`.
         overrides: values of single fields by path, such as `recipe.epochs`.
         shape: the numbers of classes and of channels; the data are looked for if not given.
@@ -104,7 +105,7 @@ def resolve(
     config = schema.RunConfig(
         kerasnet=__version__,
         architecture=architecture,
-        input=[*(input_size or architecture.model.input[:2]), channels],
+        input=[*architecture.model.input[:2], channels],
         classes=classes,
         recipe_name=recipe_name,
         recipe=chosen,
@@ -120,8 +121,24 @@ def resolve(
     # Whoever overrides nothing does not train, and keeps the classifier.
     other = None if overrides is None else bool(overrides.get("reset_head"))
     weights = weights_of(weights, model, dataset, registry, other=other)
-    given = {"seed": seed, "weights": _text(weights), "data.limit_train": limit_train}
+    given: dict[str, Any] = {
+        "seed": seed,
+        "weights": _text(weights),
+        "data.limit_train": limit_train,
+    }
+    if input_size is not None:
+        given["input"] = [*_size(input_size), channels]
     return with_values(config, {**given, **(overrides or {})})
+
+
+def _size(given: int | Sequence[int]) -> list[int]:
+    sides: Any = [given, given] if isinstance(given, int) else given
+    if not isinstance(sides, list | tuple) or len(sides) != 2:
+        raise BadInputError(
+            f"input_size takes a height and a width, such as (64, 48), or one number for both, not "
+            f"{shown(repr(given))}"
+        )
+    return list(sides)
 
 
 def _shape(dataset: str, spec: schema.Dataset, folder: str | None) -> tuple[int, int]:
@@ -186,7 +203,8 @@ def for_weights(
         model, registry=registry, recipe=next(iter(registry.recipes)), dataset=dataset,
         data_dir=data_dir, weights=weights, precision_request="float32",
     )  # fmt: skip
-    trained = inference_in(metadata_of(str(config.weights)), config.input[2])
+    file = str(config.weights)
+    trained = inference_in(metadata_of(file), config.input[2], file)
     if trained is None:
         return config
     return with_values(config, {"input": [*trained.resize, config.input[2]]})
@@ -448,7 +466,8 @@ def _check_same(option: str, value: Any, plain: dict[str, Any]) -> None:
     """Refuse an option that says something else than the run's configuration."""
     flag = f"--{option.replace('_', '-')}" if option != "name" else "the model"
     if option not in _FIXED:
-        raise BadInputError(f"{flag} {value}: a run that goes on carries all of this; leave it out")
+        said = "x".join(map(str, value)) if isinstance(value, tuple) else value
+        raise BadInputError(f"{flag} {said}: a run that goes on carries all of this; leave it out")
     held: Any = plain
     for part in _FIXED[option].split("."):
         held = held[part]
@@ -556,14 +575,15 @@ def read_config(file: str | os.PathLike[str]) -> schema.RunConfig:
 
 
 def _file_meant(file: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    path = Path(file)
-    if path.is_dir():
-        return path / "config.yaml"
-    if path.exists() or path.name != os.fspath(file):
+    from kerasnet.runs import load_run
+
+    if os.path.isdir(file):
+        return load_run(file).path / "config.yaml"
+    if os.path.exists(file) or Path(file).name != os.fspath(file):
         return file
     from kerasnet.results.card import card_files
 
-    return card_files().get(path.name, file)
+    return card_files().get(os.fspath(file), file)
 
 
 def _inside_card(document: Document) -> Document:

@@ -24,7 +24,7 @@ import numpy as np
 from kerasnet import keys as torch_keys
 from kerasnet import schema
 from kerasnet.errors import BadInputError, did_you_mean
-from kerasnet.files import write_atomically
+from kerasnet.files import checked, write_atomically
 
 if TYPE_CHECKING:
     import keras
@@ -175,9 +175,11 @@ def _opened_safetensors(path: Path) -> Iterator[_Content]:
         with safe_open(path, framework="numpy") as opened:
             names = list(opened.keys())
             if any(name.startswith(f"{OPTIMIZER}/") for name in names):
+                last = path.with_name("last.safetensors")
+                beside = f" ({last})" if last.is_file() else ""
                 raise BadInputError(
-                    f"{path}: is the whole state of a run, to resume it; its weights are in "
-                    f"{path.parent / 'last.safetensors'}"
+                    f"{path}: is the whole state of a run, for kerasnet fit --resume; its weights "
+                    f"alone are in last.safetensors of the same folder{beside}"
                 )
             yield _Content(
                 {k: _Tensor(tuple(opened.get_slice(k).get_shape()), partial(opened.get_tensor, k))
@@ -465,26 +467,26 @@ def metadata_of(file: str | os.PathLike[str]) -> dict[str, Any]:
         return dict(content.metadata)
 
 
-def inference_in(metadata: Mapping[str, Any], channels: int) -> schema.Inference | None:
+def inference_in(
+    metadata: Mapping[str, Any], channels: int, file: str | os.PathLike[str]
+) -> schema.Inference | None:
     """Return what a weights file's metadata say of its images and classes, None if nothing.
 
     Args:
         metadata: as `load_weights` returns them.
         channels: of the model's images.
+        file: that they are from, for messages.
 
     Raises:
         BadInputError: they say what cannot be, or it is for images of other channels.
     """
     if "inference" not in metadata:
         return None
-    try:
-        found = schema.Inference.model_validate(metadata["inference"])
-    except ValueError as error:
-        raise BadInputError(f"the weights' inference block is none: {error}") from error
+    what = "what weights say of their images"
+    found = checked(schema.Inference, metadata["inference"], Path(file), what)
     if not len(found.mean) == len(found.std) == channels:
         raise BadInputError(
-            f"the weights' inference block is for images of {len(found.mean)} channels; the "
-            f"model's have {channels}"
+            f"{file}: was trained on images of {len(found.mean)} channels; these have {channels}"
         )
     return found
 

@@ -321,13 +321,23 @@ def problems_of(
         base: where `data` stands in its document.
     """
     grouped: dict[DocPath, list[str]] = {}
+    missing: dict[DocPath, list[str]] = {}
     for item in error.errors(include_url=False)[:MAX_PROBLEMS]:
         path = _document_path(item["loc"], data, missing=item["type"] == "missing")
         if item["type"] == "union_tag_invalid":
             path = (*path, _tag_key(item))
-        text = _sentence(item, cls)
-        if text not in grouped.setdefault((*base, *path), []):
-            grouped[(*base, *path)].append(text)
+        texts = grouped.setdefault((*base, *path), [])
+        if item["type"] == "missing":
+            # All that one class lacks is one sentence; several classes are alternatives.
+            names = missing.setdefault(item["loc"][:-1], [])
+            names.append(str(item["loc"][-1]))
+            if len(names) > 1:
+                texts.remove(_lacking(names[:-1], cls, item["loc"]))
+            text = _lacking(names, cls, item["loc"])
+        else:
+            text = _sentence(item, cls)
+        if text not in texts:
+            texts.append(text)
     return [Problem(path, "; or ".join(texts)) for path, texts in grouped.items()]
 
 
@@ -376,15 +386,18 @@ def _wanted(item: Any, cls: type[BaseModel]) -> str:
     return f"expected {_EXPECTED[kind]}" + (f" of {', '.join(dict.fromkeys(keys))}" if keys else "")
 
 
+def _lacking(names: list[str], cls: type[BaseModel], loc: DocPath) -> str:
+    quoted = ", ".join(f"'{name}'" for name in names)
+    said = f"the key {quoted} is missing" if len(names) == 1 else f"the keys {quoted} are missing"
+    inherits = len(loc) == 1 and "extends" in cls.model_fields
+    return said + ("; `extends: NAME` begins with another entry's" if inherits else "")
+
+
 def _sentence(item: Any, cls: type[BaseModel]) -> str:
     kind, loc = item["type"], item["loc"]
     if kind == "extra_forbidden":
         hint = did_you_mean(str(loc[-1]), _known_keys(cls, loc[:-1]))
         return f"unknown key '{shown(str(loc[-1]))}'. {hint}"
-    if kind == "missing":
-        inherits = len(loc) == 1 and "extends" in cls.model_fields
-        way_out = "; `extends: NAME` begins with another entry's" if inherits else ""
-        return f"the key '{loc[-1]}' is missing{way_out}"
     if kind == "union_tag_not_found":
         return f"the key '{_tag_key(item)}' is missing"
     if kind == "union_tag_invalid":

@@ -105,7 +105,8 @@ def write_together(files: Mapping[Path, bytes]) -> None:
         files: what each will hold.
 
     Raises:
-        EnvironmentFaultError: as `write_atomically`; every file is what it was before.
+        EnvironmentFaultError: as `write_atomically`. Where there was no room, every file is what it
+            was before.
     """
     _write({file: [content] for file, content in files.items()})
 

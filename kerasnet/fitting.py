@@ -278,6 +278,7 @@ def _say_beyond(console: Console, config: schema.RunConfig) -> None:
 
 def say_start(console: Console, config: schema.RunConfig, run: Run) -> None:
     """Print what is about to be trained, and where."""
+    from kerasnet.page import plural
     from kerasnet.plan import format_shape, millions
     from kerasnet.progress import duration
 
@@ -285,7 +286,7 @@ def say_start(console: Console, config: schema.RunConfig, run: Run) -> None:
     rate = f"{recipe.optimizer.learning_rate:g}"
     if config.rate_open:
         rate = "at a rate to be found"
-    epochs = f"{recipe.epochs} epoch{'' if recipe.epochs == 1 else 's'}"
+    epochs = plural(recipe.epochs, "epoch")
     if config.epochs_open and config.budget is not None:
         epochs = f"as many epochs as fit into {duration(config.budget.seconds)}"
     say(

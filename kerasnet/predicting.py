@@ -77,7 +77,7 @@ def trained(
         file = weights_of(weights, model, registry=registry) or PRETRAINED
         channels = architecture.model.input[2]
         made = None
-    inference = inference_in(metadata_of(file), channels)
+    inference = inference_in(metadata_of(file), channels, file)
     if inference is None:
         raise BadInputError(
             f"{file} does not say which images and classes it is for, as weights of a run do: "

@@ -670,7 +670,7 @@ def evaluate_weights(
         size=(config.input[0], config.input[1]),
     )  # fmt: skip
     model, metadata = _loaded(config)
-    inference = inference_in(metadata, config.input[2])
+    inference = inference_in(metadata, config.input[2], str(config.weights))
     if inference is not None:
         _check_same_classes(config, tuple(inference.class_names), source)
     found = test_model(model, config, source, None, tta, inference)
@@ -687,13 +687,15 @@ def _check_same_classes(
     config: schema.RunConfig, told: tuple[str, ...], source: datasets.ImageData
 ) -> None:
     """Refuse weights that tell other classes apart than the data have, or number them otherwise."""
-    numbers = tuple(map(str, range(len(told))))
-    if numbers in (told, source.class_names) or told == source.class_names:
+    names = source.class_names
+    if told == names or not source.named or told == tuple(map(str, range(len(told)))):
         return
+    i = next(i for i, pair in enumerate(zip(told, names, strict=True)) if pair[0] != pair[1])
     raise BadInputError(
-        f"{config.weights} tells {_listed(told)} apart; {config.data.name} has "
-        f"{_listed(source.class_names)}. Train on its images with `kerasnet fit "
-        f"{config.architecture.name} --weights … --reset-head`"
+        f"{config.weights} tells {_listed(told)} apart; {config.data.name} has {_listed(names)}: "
+        f"class {i} is '{told[i]}' there and '{names[i]}' here. To train on these: kerasnet fit "
+        f"{config.architecture.name} --dataset {config.data.name} --weights {config.weights} "
+        "--reset-head"
     )
 
 

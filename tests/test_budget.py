@@ -185,6 +185,30 @@ def measured(monkeypatch):
     return calls
 
 
+def test_what_first_weights_cost_is_measured_too(tmp_path, tiny, monkeypatch):
+    from kerasnet.registry import load_registry
+
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("recipes: {white: {extends: digits, initial: {stem: whitening}}}")
+    kernels = []
+
+    def measure(make, training, reading):
+        kernels.append(make().get_layer("stem_conv").kernel.numpy())
+        return Costs(start=1, step=1, validation=0.5, state=0.1, weights=0.1, test=1)
+
+    monkeypatch.setattr(budget, "measure", measure)
+    for recipe in ("digits", "white"):
+        kerasnet.fit(
+            "resnet8", recipe=recipe, registry=load_registry(str(mine)), dataset="digits",
+            limit_train=64, precision="float32", budget=10.0, out=tmp_path / recipe,
+            console=Console(quiet=True),
+        )  # fmt: skip
+    plain, white = kernels
+    # The first filter and its negative follow from the images; the seed's have no such pairs.
+    np.testing.assert_allclose(white[..., :8], -white[..., 8:], atol=1e-6)
+    assert np.abs(plain[..., :8] + plain[..., 8:]).max() > 0.01
+
+
 def test_a_run_takes_the_epochs_that_fit_and_never_measures_again(tmp_path, capfd, measured, tiny):
     out = tmp_path / "run"
     code, said, _ = run_cli(capfd, "fit", *tiny, "--budget", "10s", "--out", str(out))

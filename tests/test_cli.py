@@ -183,6 +183,9 @@ def test_show_fills_in_what_is_extended(capsys):
     [
         (["list", "--sort", "size"], "takes name, params or macs"),
         (["show", "resnet500"], "Did you mean 'resnet50'?"),
+        (["show", "ResNet50"], "Did you mean 'resnet50'?"),
+        (["show", "resnet18"], "Did you mean 'resnet18_cifar' or 'resnet18_imagenet'?"),
+        (["show", "resnet50v2"], "Did you mean 'resnet50v2_keras'?"),
         (["summary", "botleneck_sum"], "Did you mean 'bottleneck_sum'?"),
         (["list", "alexnet"], "no model matches 'alexnet'"),
         (["summary", "vgg16", "--input-size", "16"], "goes to zero"),

@@ -37,6 +37,7 @@ from synthetic import (
 
 from kerasnet import data, schema
 from kerasnet.data import dataset, network, places
+from kerasnet.data.folder import read_image
 from kerasnet.errors import BadInputError, EnvironmentFaultError
 
 __all__ = ["alone"]
@@ -651,18 +652,21 @@ def test_train_val_and_test_folders_are_honoured(names: list[str], tmp_path: Pat
     assert (found.load("validation").images == 2).all()
 
 
-def test_a_class_may_have_the_name_of_a_split(tmp_path: Path) -> None:
-    for name in ("train", "plane"):
+@pytest.mark.parametrize("names", [("plane", "train"), ("control/a", "test/a"), ("test", "train2")])
+def test_a_class_may_have_the_name_of_a_split(names: tuple[str, ...], tmp_path: Path) -> None:
+    for name in names:
         for i in range(3):
             paint(tmp_path / "set" / name / f"{i}.png", 1)
     found = data.load_dataset("set", spec=FOLDER, data_dir=tmp_path)
-    assert (found.class_names, found.has_validation) == (("plane", "train"), False)
+    assert found.class_names == tuple(name.partition("/")[0] for name in names)
+    assert not found.has_validation
 
 
 @pytest.mark.parametrize(("images", "said"), [
-    (["train/a", "train/b", "Train/a", "Train/b"], "both 'Train' and 'train' would hold"),
+    (["train/a", "train/b", "training/a"], "both 'train' and 'training' would hold"),
+    (["train/a", "train/b", "test", "notes"], "test holds no images in a folder for each class"),
     (["train/a", "train/b", "val/a", "valid/b"], "both 'val' and 'valid' .* for validation"),
-    (["val/a", "val/b", "test/a", "test/b"], "none of classes that is called 'train'"),
+    (["val/a", "val/b", "test/a", "test/b"], "a folder 'test', but no 'train' beside it"),
     (["train", "test"], "train must hold a folder of images for each class"),
     (["a", "b", "c/../d"], "c holds no images to learn that class from"),
     (["train/a", "train/b", "train/c/../d", "test/c"], "c holds no images to learn that class"),
@@ -687,8 +691,11 @@ def test_pictures_that_a_camera_turned_are_turned_back(tmp_path: Path) -> None:
             paint(folder / name / f"{i}.png", 1, size=(20, 10))
     pixels = np.zeros((10, 20, 3), np.uint8)
     pixels[:, 10:] = 255
-    turned = Image.Exif()
-    turned[0x0112] = 6  # to be shown turned clockwise by a quarter
+    # To be shown turned clockwise by a quarter; a resolution of text could not be written again.
+    entries = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0) + struct.pack(
+        "<HHI4s", 0x011A, 2, 4, b"abc"
+    )
+    turned = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + struct.pack("<I", 0)
     Image.fromarray(pixels).save(folder / "a" / "0.png", exif=turned)
     found = data.load_dataset("set", spec=FOLDER, data_dir=tmp_path)
     assert found.image_shape == (20, 10, 3)
@@ -696,6 +703,30 @@ def test_pictures_that_a_camera_turned_are_turned_back(tmp_path: Path) -> None:
     (image,) = [image for image in images if image.max() == 255]
     assert image[:10].max() == 0
     assert image[10:].min() == 255
+
+
+@pytest.mark.parametrize("held", range(1, 9))
+def test_every_way_to_hold_a_camera(held: int, tmp_path: Path) -> None:
+    """Against Pillow's own, which also writes the EXIF data again."""
+    from PIL import Image, ImageOps
+
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), "uint8")
+    exif = Image.Exif()
+    exif[0x0112] = held
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", None)[0], expected)
+
+
+@pytest.mark.parametrize("end", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage garbage", b"Exif\0\0II", b"nothing of it"])
+def test_damage_beside_a_picture_leaves_it_whole(end: str, exif: bytes, tmp_path: Path) -> None:
+    from PIL import Image
+
+    file = tmp_path / f"a.{end}"
+    Image.new("RGB", (9, 6), (255, 0, 0)).save(file, exif=exif, dpi=(72, 72))
+    assert read_image(file, None).shape == (1, 6, 9, 3)
 
 
 def test_grey_and_transparent_images_become_rgb(tmp_path: Path) -> None:

@@ -135,11 +135,11 @@ def test_what_a_data_set_forbids_is_not_done_to_test_images(weights, registry, t
 DIGITS = [str(i) for i in range(10)]
 
 
-def carrying(registry, weights, file, names, mean):
+def carrying(registry, weights, file, names, shift, **more):
     """Write the weights again, with what a run's say of its images."""
     model = kerasnet.create_model("tiny", registry=load_registry(registry), weights=weights)
-    block = {"mean": [mean] * 3, "std": [0.5] * 3, "resize": [32, 32], "class_names": names}
-    save_weights(model, file, {"inference": block})
+    block = {"mean": [shift] * 3, "std": [0.5] * 3, "resize": [32, 32], "class_names": names}
+    save_weights(model, file, {"inference": block | more})
     return ["--model", "tiny", "--weights", str(file), "--registry", registry, "--dataset"]
 
 
@@ -173,13 +173,22 @@ def test_images_have_the_size_that_the_weights_were_trained_on(registry, loads, 
     assert code == 0, err
     for key in ("test_accuracy", "test_loss"):
         assert json.loads(again)[key] == pytest.approx(json.loads(said)[key], rel=1e-5)
-    for more, told in ((["--config", str(out)], "--config fixes what --input-size would choose"),
-                       (["--resume", str(out)], "--input-size")):  # fmt: skip
+    for more, told in (
+        (["--config", str(out)], "--config fixes what --input-size would choose"),
+        (["--resume", str(out)], "--input-size 32x32: a run that goes on carries all of this"),
+    ):
         code, _, err = run_cli(capfd, "fit", *more, "--input-size", "32")
         assert (code, told in err) == (2, True), err
-    for size in ("16x24x3", "16x24x1"):
+    for size in ("16x24x3", "16x24x1", "a"):
         code, _, err = run_cli(capfd, "fit", "resnet8", "--input-size", size)
-        assert (code, "the height and width alone: 16x24" in err) == (2, True), err
+        assert (code, f"--input-size takes 64 or 64x48, not '{size}'" in err) == (2, True), err
+
+
+@pytest.mark.parametrize("size", ["64", (64, 48, 3), (0, 0), 0, 2.5, (64.5, 64)])
+def test_a_size_that_is_none(size):
+    with pytest.raises(BadInputError, match="input"):
+        new_run("resnet8", {"dataset": "digits", "input_size": size})
+    assert new_run("resnet8", {"dataset": "digits", "input_size": 64}).input == [64, 64, 3]
 
 
 def test_weights_of_other_classes_are_not_measured(registry, weights, loads, tmp_path, capfd):
@@ -193,12 +202,31 @@ def test_weights_of_other_classes_are_not_measured(registry, weights, loads, tmp
     code, out, err = run_cli(capfd, "evaluate", *words, str(tmp_path / "letters"))
     assert (code, out, loads) == (2, "", [])
     assert "w.safetensors tells b, a, c, d, e, f, g, h, i, j apart;" in err
-    assert "letters has a, b, c, d, e, f, g, h, i, j. " in err
-    assert "--reset-head" in err
+    assert "letters has a, b, c, d, e, f, g, h, i, j: class 0 is 'b' there and 'a' here" in err
+    assert f"--dataset {tmp_path / 'letters'} --weights {words[3]} --reset-head" in err
+    code, _, err = run_cli(capfd, "evaluate", *words, "digits")
+    assert (code, "class 0 is 'b' there and '0' here" in err) == (2, True)
     # Numbers name nothing that could be another thing.
     words = carrying(registry, weights, tmp_path / "n.safetensors", DIGITS, 0.5)
     code, _, err = run_cli(capfd, "evaluate", *words, str(tmp_path / "letters"))
     assert code == 0, err
+
+
+@pytest.mark.parametrize(("block", "said"), [
+    ({"resize": [0, 32]}, "not what weights say of their images: resize.0:"),
+    ({"mean": [0.5], "std": [0.5]}, "was trained on images of 1 channels; these have 3"),
+])  # fmt: skip
+def test_weights_that_say_what_cannot_be(registry, weights, tmp_path, capfd, block, said):
+    words = carrying(registry, weights, tmp_path / "w.safetensors", DIGITS, 0.5, **block)
+    code, out, err = run_cli(capfd, "evaluate", *words, "digits")
+    assert (code, out) == (2, "")
+    assert f"{tmp_path / 'w.safetensors'}: {said}" in err
+
+
+def test_a_forgotten_option_is_named(weights, capfd):
+    code, _, err = run_cli(capfd, "evaluate", "resnet20", "--weights", weights)
+    assert code == 2
+    assert f"name the model: kerasnet evaluate --model resnet20 --weights {weights}" in err
 
 
 @pytest.mark.slow

@@ -41,6 +41,26 @@ BROKEN: dict[str, tuple[bytes, int, int, str]] = {
     "missing key": (
         MODEL.replace("    input: [8, 8, 3]\n", "").encode(), 2, 3, "'input' is missing",
     ),
+    "several missing keys": (
+        text("recipes:\n  r: {epochs: 1}\n"), 2, 3,
+        "the keys 'batch_size', 'optimizer' are missing; `extends: NAME` begins with another",
+    ),
+    "another name for a type": (
+        text("recipes:\n  r: {extends: small, optimizer: {type: adamw}}\n"), 2, 35,
+        "expected 'sgd', 'adam', received 'adamw' (text). Did you mean 'adam'?",
+    ),
+    "a type that is nothing": (
+        text("recipes:\n  r: {extends: small, schedule: {type: null}}\n"), 2, 34,
+        "'one_cycle', received nothing",
+    ),
+    "true for a mapping": (
+        text("recipes:\n  r: {extends: small, augment: {crop: true}}\n"), 2, 33,
+        "expected a mapping of padding, mode, received True (true/false)",
+    ),
+    "a list that is too short": (
+        MODEL.replace("[8, 8, 3]", "[8, 8]").encode(), 3, 5,
+        "expected at least 3 items, received [8, 8] (list)",
+    ),
     "wrong type": (MODEL.replace("width: 4", "width: wide").encode(), 7, 24, "'wide' (text)"),
     "float for a whole number": (MODEL.replace("width: 4", "width: 4.5").encode(), 7, 24, "4.5"),
     "text for true/false": (

@@ -198,8 +198,11 @@ def test_a_configuration_is_also_named_by_what_holds_it(trained, capfd):
     assert code == 0, err
     assert f"name: {trained.config.architecture.name}\n" in out
     assert read_config("resnet8-cifar10-small-60").architecture.name == "resnet8"
-    code, _, err = run_cli(capfd, "fit", "--config", "resnet8-cifar10-small-61", "--dry-run")
-    assert (code, "resnet8-cifar10-small-61: cannot be read: No such file" in err) == (2, True)
+    for name, said in (("resnet8-cifar10-small-61", "61: cannot be read: No such file"),
+                       (str(trained.checkpoints), "not a run folder"), ("x" * 300, "too long"),
+                       ("", "cannot be read")):  # fmt: skip
+        code, _, err = run_cli(capfd, "fit", "--config", name, "--dry-run")
+        assert (code, said in err) == (2, True), err
 
 
 def test_a_checkpoint_is_no_weights_file(trained, capfd):
@@ -207,8 +210,8 @@ def test_a_checkpoint_is_no_weights_file(trained, capfd):
     words = ["--config", str(trained.path), "--weights", str(file), "--dry-run"]
     code, _, err = run_cli(capfd, "fit", *words)
     assert code == 2
-    assert f"{file}: is the whole state of a run, to resume it; its weights are in " in err
-    assert str(trained.last_weights) in err
+    assert f"{file}: is the whole state of a run, for kerasnet fit --resume; " in err
+    assert f"last.safetensors of the same folder ({trained.last_weights})" in err
 
 
 def test_evaluate_measures_what_the_run_did(trained, capfd):

@@ -165,6 +165,11 @@ class ImageData:
         """Whether the data set brings validation images of its own."""
         return self._source.has_validation
 
+    @property
+    def named(self) -> bool:
+        """Whether anything names the classes, so that they are more than numbers."""
+        return bool(self.spec.class_names or self._source.class_names)
+
     @cached_property
     def class_names(self) -> tuple[str, ...]:
         """One name a class; the labels themselves where nothing names them."""
@@ -264,8 +269,8 @@ class ImageData:
             raise BadInputError(
                 f"data set '{self.name}': {count} images of {self.image_shape} need "
                 f"{need / 2**30:.1f} GiB, more than {MEMORY_SHARE:.0%} of this machine's "
-                f"{have / 2**30:.1f} GiB: ask for smaller images, with `image:` in the registry or "
-                "`size=` in Python, or use fewer of them"
+                f"{have / 2**30:.1f} GiB: ask for smaller images, with --input-size or `size=` "
+                "in Python, or use fewer of them"
             )
         return count
 

@@ -15,11 +15,18 @@ from kerasnet.data.splits import CHUNK, TEST_SEED, Size, SplitName, held_out, st
 from kerasnet.errors import BadInputError, did_you_mean
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from kerasnet.data.splits import Bytes, Labels
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"})
-# EXIF's tag, and those of its values by which height and width change places.
-_ORIENTATION, _ON_ITS_SIDE = 0x0112, range(5, 9)
+_ORIENTATION = 0x0112
+# EXIF's values, and what brings such a picture upright (Pillow's name); from 5 on, height and width
+# change places.
+_UPRIGHT = {
+    2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270",
+    7: "TRANSVERSE", 8: "ROTATE_90",
+}  # fmt: skip
 # In any case: `Train` is as common.
 SPLITS = {
     "train": "train", "training": "train",
@@ -39,15 +46,16 @@ def subfolders(folder: Path) -> list[str]:
 def divided(root: Path) -> dict[str, Path]:
     """Return the folders of splits in a folder, none where it holds the classes' themselves.
 
-    A class may well be called `train`: beside others, a split's folder is one that holds folders.
+    A class may well be called `train`: beside others, it is a split's folder if it holds folders.
 
     Raises:
         BadInputError: two of them are the same split's, or there is none to train on.
     """
     names = subfolders(root)
     known = [root / name for name in names if name.lower() in SPLITS]
-    if len(known) < len(names):
-        known = [path for path in known if subfolders(path)]
+    train = [path for path in known if SPLITS[path.name.lower()] == "train"]
+    if len(known) < len(names) and not any(map(subfolders, train)):
+        return {}
     found: dict[str, Path] = {}
     for path in known:
         split = SPLITS[path.name.lower()]
@@ -59,8 +67,8 @@ def divided(root: Path) -> dict[str, Path]:
         found[split] = path
     if found and "train" not in found:
         raise BadInputError(
-            f"{root}: there is a folder '{next(iter(found.values())).name}', but none of classes "
-            f"that is called 'train'; it holds {', '.join(names)}"
+            f"{root}: there is a folder '{next(iter(found.values())).name}', but no 'train' beside "
+            f"it; it holds {', '.join(names)}"
         )
     return found
 
@@ -89,6 +97,19 @@ def images_below(folder: Path) -> Iterator[Path]:
                     )
 
 
+def _orientation(image: Image.Image) -> int:
+    """Return how a camera was held, as EXIF counts it; 1, upright, where that is not plain."""
+    # Of a PNG without it in front, Pillow would decode all pixels to see whether it comes behind.
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    # Pillow does not say what it raises on damage, and the picture itself may be whole.
+    except Exception:  # noqa: BLE001
+        return 1
+    return found if found in _UPRIGHT else 1
+
+
 def read_image(file: Path, size: Size | None, channels: int = 3) -> Bytes:
     """Return one image, upright, (1, height, width, channels).
 
@@ -101,17 +122,20 @@ def read_image(file: Path, size: Size | None, channels: int = 3) -> Bytes:
         BadInputError: it cannot be read.
     """
     import numpy as np
-    from PIL import ImageOps
+    from PIL import Image
 
     with open_image(file, str(file)) as image:
-        upright = ImageOps.exif_transpose(image).convert("RGB" if channels == 3 else "L")
+        held = _orientation(image)
+        upright = image.convert("RGB" if channels == 3 else "L")
+        if held in _UPRIGHT:
+            upright = upright.transpose(Image.Transpose[_UPRIGHT[held]])
         pixels = np.asarray(upright).reshape(1, upright.height, upright.width, channels)
     return pixels if size is None else resize(pixels, size)
 
 
 def _image_size(file: Path) -> Size:
     with open_image(file, str(file)) as image:
-        if image.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE:
+        if _orientation(image) >= 5:
             return image.width, image.height
         return image.height, image.width
 
@@ -170,7 +194,8 @@ class Folder:
         ]
         if not found:
             raise BadInputError(
-                f"{folder} holds no images; looked for {', '.join(sorted(IMAGE_SUFFIXES))}"
+                f"{folder} holds no images in a folder for each class; looked for "
+                f"{', '.join(sorted(IMAGE_SUFFIXES))}"
             )
         return found
 

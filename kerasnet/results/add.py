@@ -39,6 +39,8 @@ from kerasnet.results.card import (
 from kerasnet.runs import METRICS, Run, Summary, load_run, read_object
 
 _VERSIONS = ("python", "tensorflow", "keras", "numpy", "tensorflow-datasets", "backend")
+# More would not be looked through, whatever a file says.
+_MOST_LOST = 1_000_000
 _SEED_FOLDER = re.compile(r"seed-([0-9]{1,10})")
 
 
@@ -407,24 +409,29 @@ def _curve_of(run: Run, config: schema.RunConfig) -> list[Row]:
     rate, spec = recipe.optimizer.learning_rate, recipe.schedule.model_dump()
     steps = rows[0].step
     schedule = RecipeSchedule(rate, spec, steps, config.horizon)
-    rates = keras.ops.convert_to_numpy(schedule(np.arange(rows[-1].step)))
     # A step whose gradients overflow float16 is left out, and the schedule does not count it.
-    most_lost = steps if config.precision.resolved == "mixed_float16" else 0
+    most_lost = min(steps, _MOST_LOST) if config.precision.resolved == "mixed_float16" else 0
     lost = 0
     for row in rows:
+        if row.step != row.epoch * steps:
+            raise BadInputError(
+                f"{run.path}/metrics.csv: epoch {row.epoch} ends at step {row.step:,}, and the "
+                f"first at {steps:,}: expected as many in each. Train the run again with: kerasnet "
+                f"fit --config {run.path}/config.yaml"
+            )
         last = row.step - 1 - lost
-        counted = (n for n in range(last, max(last - most_lost, 0) - 1, -1)
-                   if abs(row.learning_rate - rates[n]) <= RATE_TOLERANCE * rate)  # fmt: skip
-        found = next(counted, None)
-        if found is None:
+        before = np.arange(last, max(last - most_lost, 0) - 1, -1)
+        rates = keras.ops.convert_to_numpy(schedule(before))
+        alike = np.flatnonzero(np.abs(row.learning_rate - rates) <= RATE_TOLERANCE * rate)
+        if not alike.size:
             raise BadInputError(
                 f"{run.path}/metrics.csv: the learning rate of epoch {row.epoch} is "
-                f"{row.learning_rate:.4g}, and its configuration's {rates[last]:.4g}: it was "
+                f"{row.learning_rate:.4g}, and its configuration's {rates[0]:.4g}: it was "
                 "lowered after training diverged, or the schedule was stretched on the way, so "
                 f"that no command repeats it. Train it again with: kerasnet fit --config "
                 f"{run.path}/config.yaml"
             )
-        lost += last - found
+        lost += int(alike[0])
     return rows
 
 

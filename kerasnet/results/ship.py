@@ -122,14 +122,17 @@ def _measured(run: Run, file: Path) -> dict[str, Any]:
 
 def _check_same(run: Run, data: TrainingData) -> None:
     """Refuse to measure a run on other images than its own."""
-    here = data.fingerprint, without_place(data.source.located.remark)
-    there = images_checksum(run) or here[0], without_place(run.summary()["data_remark"])
-    if here != there:
-        raise BadInputError(
-            f"{data.source.located.path or data.source.name}: {here[1]}, checksum {here[0]}; these "
-            f"are not the images that {run.path} was trained on ({there[1]}, checksum {there[0]}). "
-            "Put KERASNET_DATA_DIR to where those are"
-        )
+    here, there = data.fingerprint, images_checksum(run)
+    remarks = [without_place(r) for r in (data.source.located.remark, run.summary()["data_remark"])]
+    # A checksum says more than the name of the place.
+    if here == there or (there is None and remarks[0] == remarks[1]):
+        return
+    known = f", checksum {there}" if there else ""
+    raise BadInputError(
+        f"{data.source.located.path or data.source.name}: {remarks[0]}, checksum {here}; these are "
+        f"not the images that {run.path} was trained on ({remarks[1]}{known}). Put those to where "
+        "the run found them, or KERASNET_DATA_DIR to where they are"
+    )
 
 
 def best_temperature(logits: FloatArray, labels: IntArray) -> float:
