@@ -8,6 +8,7 @@ import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -556,11 +557,27 @@ def test_every_ingredient_has_a_card_of_three_seeds():
     assert {card.recipe for card in cards.values()} == {
         name for name in known.recipes if name.startswith("ablation")
     }
+    check_ablation(cards, known)
+
+
+def test_what_is_said_of_longer_training_is_on_cards():
+    known = load_registry(str(ROOT / "docs" / "ablation.yaml"))
+    cards = cards_in(ROOT / "results" / "ablation_24")
+    check_ablation(cards, known, {"epochs": 24})
+    text = (ROOT / "docs" / "recipes.md").read_text()
+    plain, bare = (cards[f"resnet8-cifar10-{n}-24"] for n in ("ablation", "ablation_no_crop"))
+    reached = [f"{100 * c.test_accuracy:.2f} ± {100 * c.test_accuracy_sd:.2f} %"
+               for c in (bare, plain)]  # fmt: skip
+    assert f"({reached[0]} in place of {reached[1]}, three" in text
+    assert f"{100 * (plain.test_accuracy - bare.test_accuracy):.1f} points worse" in text
+
+
+def check_ablation(cards, known, changed=MappingProxyType({})):
     for name, card in cards.items():
         assert card.seeds == [0, 1, 2], name
-        assert card.config.recipe == known.recipes[card.recipe], name
+        assert card.config.recipe == known.recipes[card.recipe].model_copy(update=changed), name
         assert (card.model, card.train_images, card.precision) == ("resnet8", 15000, "float32")
-    assert len(compare_with(cards, PLAIN)) == len(cards) - 1
+    assert len(compare_with(cards, f"{PLAIN[:-1]}{card.epochs}")) == len(cards) - 1
 
 
 def test_the_check_of_the_readme_can_fail(run, tmp_path):
