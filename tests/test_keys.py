@@ -173,7 +173,7 @@ BAD_RULES = [
     ("stage{s}_block{b}_conv{i}: {key: a, strided: 'b.{z}'}", 4, "unknown placeholder {z}"),
     ("stem_conv: {key: conv1, stride: b}", 4, "unknown key 'stride'"),
     ("stem_conv: {layer: stem_norm, key: conv1}", 3, "the key 'layer' is the rule's own name"),
-    ("stem_conv: 7", 4, "expected a valid string"),
+    ("stem_conv: 7", 4, "expected text"),
     ("Stem-conv: conv1", 4, "expected a layer's name"),
     ("stage{index}_norm: bn", 4, "a name of its own"),
     ("stage{s}{b}_norm: bn", 4, "a name of its own"),
