@@ -16,6 +16,22 @@ import typer
 from kerasnet import __version__
 from kerasnet.bench.commands import app as bench_app
 from kerasnet.errors import BadInputError, KerasnetError, did_you_mean, is_wrong_name
+from kerasnet.options import (
+    DataDirOption,
+    EndJsonOption,
+    FreezeOption,
+    InputSizeOption,
+    JsonOption,
+    LimitTrainOption,
+    PrecisionOption,
+    RecipeOption,
+    RegistryOption,
+    ResetHeadOption,
+    SeedOption,
+    WeightsOption,
+    image_size,
+    input_shape,
+)
 from kerasnet.results.commands import app as results_app
 from kerasnet.terminal import example, say
 from kerasnet.tune.commands import app as tune_app
@@ -40,22 +56,6 @@ app = typer.Typer(
 app.add_typer(bench_app)
 app.add_typer(results_app)
 app.add_typer(tune_app)
-
-RegistryOption = Annotated[
-    str | None, typer.Option("--registry", metavar="FILE", help="YAML laid over the built-in one.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-DataDirOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DIR",
-        help="Where the data are looked for first; then $KERASNET_DATA_DIR, $TFDS_DATA_DIR, "
-        "~/tensorflow_datasets and ~/.keras/datasets.",
-    ),
-]
-
-
-SeedOption = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Makes a run repeatable.")]
 
 
 def _version(wanted: bool) -> None:
@@ -304,7 +304,7 @@ def _compared_plan(known: Registry, name: str, input_size: str | None) -> Plan:
 
     file = os.path.join(name, "config.yaml") if os.path.isdir(name) else name
     config = validate(RunConfig, read(file))
-    shape = _input_shape(input_size, config.input)
+    shape = input_shape(input_size, config.input)
     return plan_model(config.architecture, shape, config.classes)
 
 
@@ -318,32 +318,16 @@ def _plan(
         if width is not None or stride is not None:
             raise BadInputError(f"--width and --stride are for blocks; '{name}' is a model")
         architecture = known.architecture(name)
-        return plan_model(architecture, _input_shape(input_size, architecture.model.input), classes)
+        return plan_model(architecture, input_shape(input_size, architecture.model.input), classes)
     if name not in known.blocks:
         names = [*known.models, *known.blocks]
         raise BadInputError(f"there is no model or block '{name}'. {did_you_mean(name, names)}")
     if classes is not None:
         raise BadInputError(f"--classes is for models; '{name}' is a block")
     return plan_block(
-        known.blocks[name], _input_shape(input_size, [32, 32, 64]), width=width or 64,
+        known.blocks[name], input_shape(input_size, [32, 32, 64]), width=width or 64,
         stride=stride or 1, name=block_name or name, norms=known.norms,
     )  # fmt: skip
-
-
-def _input_shape(text: str | None, default: Sequence[int], most: int = 3) -> list[int]:
-    from kerasnet.schema import MAX_CHANNELS, MAX_SIDE
-
-    if text is None:
-        return list(default)
-    parts = text.lower().replace("×", "x").split("x")
-    if not all(p.isascii() and p.isdigit() for p in parts) or not 1 <= len(parts) <= most:
-        known = "64, 64x48 or 64x48x3" if most == 3 else "64 or 64x48"
-        raise BadInputError(f"--input-size takes {known}, not '{text}'")
-    sizes = [int(p[:9]) for p in parts]
-    shape = {1: [*sizes * 2, default[2]], 2: [*sizes, default[2]], 3: sizes}[len(sizes)]
-    if not (all(1 <= n <= MAX_SIDE for n in shape[:2]) and 1 <= shape[2] <= MAX_CHANNELS):
-        raise BadInputError(f"--input-size: sides lie in 1…{MAX_SIDE}; received '{text}'")
-    return shape
 
 
 # ---------------------------------------------------------------------------- training
@@ -364,9 +348,7 @@ def fit(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="A model; or give --config.")
     ] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="How to train; default: the model's for the data set.")
-    ] = None,
+    recipe: RecipeOption = None,
     dataset: Annotated[
         str | None,
         typer.Option(
@@ -393,13 +375,8 @@ def fit(
             help="The schedule's highest learning rate; find: what lr-find suggests.",
         ),
     ] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(metavar="auto|float32|mixed_bfloat16|mixed_float16", help="[default: auto]"),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, max=2**31 - 1, help="Makes a run repeatable. [default: 0]")
-    ] = None,
+    precision: PrecisionOption = None,
+    seed: SeedOption = None,
     seeds: Annotated[
         str | None,
         typer.Option(
@@ -407,13 +384,8 @@ def fit(
             help="A run for each, one after another, in DIR/seed-N; mean ± standard deviation.",
         ),
     ] = None,
-    limit_train: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Train on N images only.")
-    ] = None,
-    input_size: Annotated[
-        str | None,
-        typer.Option(metavar="N|HxW", help="Bring images to this size. [default: the model's]"),
-    ] = None,
+    limit_train: LimitTrainOption = None,
+    input_size: InputSizeOption = None,
     train_on: Annotated[
         str | None,
         typer.Option(
@@ -426,20 +398,9 @@ def fit(
         str | None,
         typer.Option(metavar="DIR", help="The run folder. [default: runs/MODEL-DATASET-TIME]"),
     ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(metavar="FILE|pretrained", help="Start from these; formats as for convert."),
-    ] = None,
-    reset_head: Annotated[
-        bool, typer.Option("--reset-head", help="With --weights: begin the classifier anew.")
-    ] = False,
-    freeze: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PART,…",
-            help="With --weights: do not train stem, stage1, …, neck or head, as named.",
-        ),
-    ] = None,
+    weights: WeightsOption = None,
+    reset_head: ResetHeadOption = False,
+    freeze: FreezeOption = None,
     config: Annotated[
         str | None, typer.Option(metavar="FILE", help="Repeat a run's config.yaml or a card.")
     ] = None,
@@ -482,9 +443,7 @@ def fit(
         ),
     ] = None,
     registry: RegistryOption = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object at the end; progress to stderr.")
-    ] = False,
+    as_json: EndJsonOption = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Resolve, check and print the configuration only.")
     ] = False,
@@ -500,7 +459,7 @@ def fit(
         "weights": weights, "reset_head": reset_head or None, "freeze": freeze or None,
         "checkpoint_every": _every(checkpoint_every), "keep_checkpoints": keep_checkpoints,
         "steps_per_execution": steps_per_execution, "deterministic": deterministic or None,
-        "on_nan": on_nan, "input_size": _size(input_size),
+        "on_nan": on_nan, "input_size": image_size(input_size),
     }  # fmt: skip
     work = fitting.asked(
         name, {key: value for key, value in options.items() if value is not None},
@@ -525,15 +484,6 @@ def _rate(text: str | None) -> float | str | None:
         return None if text is None else float(text)
     except ValueError:
         return text
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    """Return the height and width that `--input-size` gives a data set's images."""
-    if text is None:
-        return None
-    # The data say how many channels there are.
-    height, width, _ = _input_shape(text, (0, 0, 1), most=2)
-    return height, width
 
 
 def _every(words: tuple[str, str] | None) -> dict[str, float] | None:
@@ -760,7 +710,7 @@ def convert(
     from kerasnet import api
 
     known = _registry(registry)
-    shape = _input_shape(input_size, known.models[model].input) if input_size else None
+    shape = input_shape(input_size, known.models[model].input) if input_size else None
     result = api.convert_weights(
         source, model, out, keys=keys, classes=classes, input_shape=shape, reset_head=reset_head,
         state_dict=state_dict, registry=known,
@@ -782,24 +732,23 @@ def convert(
     epilog=example(
         "kerasnet lr-find resnet20 --dataset digits",
         "kerasnet lr-find resnet50 --recipe original --min 1e-6 --max 1 --steps 200",
+        "kerasnet lr-find resnet20 --dataset photos/ --weights pretrained --reset-head",
         "kerasnet fit resnet20 --dataset digits --learning-rate find",
     ),
 )
 def lr_find(
     name: Annotated[str, typer.Argument(help="A model.")],
-    recipe: Annotated[
-        str | None, typer.Option(help="How to train; default: the model's for the data set.")
-    ] = None,
+    recipe: RecipeOption = None,
     dataset: Annotated[str, typer.Option(metavar="NAME|DIR", help="As for fit.")] = "cifar10",
     data_dir: DataDirOption = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images in a step.")] = None,
-    limit_train: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Train on N images only.")
-    ] = None,
-    precision: Annotated[
-        str, typer.Option(metavar="auto|float32|mixed_bfloat16|mixed_float16")
-    ] = "auto",
-    seed: SeedOption = 0,
+    limit_train: LimitTrainOption = None,
+    input_size: InputSizeOption = None,
+    weights: WeightsOption = None,
+    reset_head: ResetHeadOption = False,
+    freeze: FreezeOption = None,
+    precision: PrecisionOption = None,
+    seed: SeedOption = None,
     lowest: Annotated[float, typer.Option("--min", help="Learning rate of the first step.")] = 1e-7,
     highest: Annotated[float, typer.Option("--max", help="Learning rate of the last step.")] = 10.0,
     steps: Annotated[
@@ -812,9 +761,7 @@ def lr_find(
         ),
     ] = None,
     registry: RegistryOption = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object at the end; progress to stderr.")
-    ] = False,
+    as_json: EndJsonOption = False,
 ) -> None:
     """Find a learning rate by one short training in which it grows (Smith 2015)."""
     from kerasnet import api
@@ -823,6 +770,8 @@ def lr_find(
     options = {
         "recipe": recipe, "dataset": dataset, "data_dir": data_dir, "batch_size": batch_size,
         "limit_train": limit_train, "precision": precision, "seed": seed,
+        "input_size": image_size(input_size), "weights": weights,
+        "reset_head": reset_head or None, "freeze": freeze or None,
     }  # fmt: skip
     console = _console(to_stderr=as_json)
     found = api.lr_find(

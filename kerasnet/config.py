@@ -332,6 +332,19 @@ def check(config: schema.RunConfig, weights: bool = True) -> Plan:
                 f"data set '{config.data.name}' has {found[what]} {what}, but the configuration "
                 f"says {have}"
             )
+    return beginning(config, weights)
+
+
+def beginning(config: schema.RunConfig, weights: bool = True) -> Plan:
+    """Return the plan of a run, having held what it begins with against it.
+
+    Args:
+        config: the run's.
+        weights: whether the file of first weights is still needed.
+
+    Raises:
+        BadInputError: as `check`, but for the data, which are not looked for.
+    """
     made = fitting_plan(config)
     made.trained_params(config.freeze)
     if config.weights and weights:

@@ -184,3 +184,11 @@ def binary_archive(place: Path) -> Path:
 def paint(file: Path, colour: int, size: tuple[int, int] = (32, 32), mode: str = "RGB") -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, size[::-1], (colour,) * len(mode) if len(mode) > 1 else colour).save(file)
+
+
+def paint_classes(folder: Path, *names: str, each: int = 20) -> str:
+    """Make a folder of classes of pictures that no two have the colour of."""
+    for number, name in enumerate(names):
+        for i in range(each):
+            paint(folder / name / f"{i}.png", 80 * number + i)
+    return str(folder)

@@ -13,7 +13,7 @@ import pytest
 from commands import run_cli
 from processes import BUSY, die_at_write, start
 from rich.console import Console
-from synthetic import paint
+from synthetic import paint_classes
 
 import kerasnet
 from kerasnet import config as configs
@@ -64,11 +64,7 @@ def pretrained(file, tmp_path_factory):
 @pytest.fixture(scope="module")
 def pets(tmp_path_factory) -> str:
     """A folder of three classes of 20 pictures."""
-    folder = tmp_path_factory.mktemp("data") / "pets"
-    for number, name in enumerate(("cat", "dog", "eel")):
-        for i in range(20):
-            paint(folder / name / f"{i}.png", 80 * number + i)
-    return str(folder)
+    return paint_classes(tmp_path_factory.mktemp("data") / "pets", "cat", "dog", "eel")
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from commands import assert_refused_lightly, run_cli
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from synthetic import paint_classes
 
 import kerasnet
 from kerasnet import config as configs
@@ -294,6 +295,22 @@ def test_a_program_gets_the_rate_and_the_curve(tmp_path, tiny):
     assert found.config.lr_find.suggestion == found.suggestion.rate
     assert len(found.curve.rates) == len(found.curve.losses) == len(found.curve.smoothed)
     assert found.to_json() == json.loads((tmp_path / "out" / "lr-find.json").read_text())
+
+
+def test_a_rate_for_fine_tuning_is_found_from_the_file_s_weights(tmp_path, capfd):
+    pets = paint_classes(tmp_path / "pets", "cat", "dog")
+    start = ["--weights", "pretrained", "--reset-head", "--freeze", "stem,stage1"]
+    words = ["lr-find", "resnet8", "--dataset", pets, "--input-size", "24",
+             "--batch-size", "8", "--steps", "40", "--min", "1e-4"]  # fmt: skip
+    code, printed, _ = run_cli(capfd, *words, *start, "--out", str(tmp_path / "tuned"))
+    assert code == 0
+    assert "--input-size 24x24 --weights pretrained --reset-head --freeze stem,stage1" in printed
+    code, printed, _ = run_cli(capfd, *words, "--out", str(tmp_path / "scratch"))
+    tuned, scratch = (table(tmp_path / name)[0]["loss"] for name in ("tuned", "scratch"))
+    assert tuned != pytest.approx(scratch, abs=1e-3)
+    code, _, said = run_cli(capfd, *words, *start[2:], "--out", str(tmp_path / "none"))
+    assert code == 2
+    assert "--weights FILE" in said
 
 
 def test_rates_that_are_all_too_high_are_said_to_be(tmp_path, capfd, tiny):

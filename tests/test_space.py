@@ -595,6 +595,23 @@ def test_what_a_data_set_forbids_is_not_searched():
         assert spaces.fitting(CHECKED[name, "resnet8"][0], read_or_made(name)[0])[1] == []
 
 
+def test_a_search_from_a_file_s_weights_keeps_to_what_they_fit():
+    config = configs.new_run("resnet8", {"weights": "pretrained"}, shape=(10, 3))
+    space, document = made(
+        "parameters:\n"
+        "  recipe.optimizer.learning_rate: {type: float, min: 0.01, max: 0.1}\n"
+        "  recipe.initial.stem: {type: choice, values: [null, whitening]}\n"
+    )
+    left, said = spaces.fitting(spaces.check_space(config, space, document), space)
+    assert list(left.parameters) == ["recipe.optimizer.learning_rate"]
+    assert said == ["recipe.initial.stem: it is left out; here it changes nothing"]
+    space, document = made(
+        "parameters:\n  model.stages.2.width: {type: choice, values: [64, 96]}\n"
+    )
+    with pytest.raises(BadInputError, match=r"mine.yaml:2:3: .* does not fit resnet8"):
+        spaces.check_space(config, space, document)
+
+
 def test_values_that_come_to_the_same_are_searched_once():
     config, space = CHECKED["architecture", "resnet8"]  # one block a stage
     left, said = spaces.fitting(config, space)

@@ -8,9 +8,11 @@ import shlex
 import numpy as np
 import pytest
 from commands import run_cli
+from synthetic import paint_classes
 
 from kerasnet import config as configs
-from kerasnet import data, train
+from kerasnet import data, schema, train
+from kerasnet.document import parse
 from kerasnet.errors import DivergedError, EnvironmentFaultError, OutOfMemoryFaultError
 from kerasnet.files import shipped
 from kerasnet.registry import load_registry
@@ -375,6 +377,10 @@ def test_the_same_seed_repeats_a_search(algorithm, tmp_path, capfd, fake_fit):
         (["--resume", "x"], "not a search folder"),
         (["resnet8", "--workers", "0"], "goes with --chief"),
         (["resnet8", "--recipe", "original"], "validation_split 0"),
+        (["resnet8", "--freeze", "stem"], "with --weights FILE"),
+        (["resnet8", "--input-size", "3x3x3"], "64 or 64x48"),
+        (["--resume", "x", "--reset-head"], "--reset-head"),
+        (["--resume", "x", "--dry-run"], "goes with a new search"),
     ],
 )
 def test_what_does_not_go_together_is_refused(arguments, said, capfd, monkeypatch, tmp_path):
@@ -384,6 +390,56 @@ def test_what_does_not_go_together_is_refused(arguments, said, capfd, monkeypatc
     assert code == 2
     assert said in err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_dry_run_prints_the_search_and_leaves_nothing(as_json, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["tune", *SMALL, "--space", "augmentation", "--dry-run", "--out", "search"]
+    code, printed, said = run_cli(capfd, *words, *(["--json"] if as_json else []))
+    assert code == 0
+    asked = schema.SearchConfig.model_validate(
+        json.loads(printed) if as_json else parse(printed.encode(), "printed").data
+    )
+    assert asked.space_name == "augmentation"
+    assert asked.base.recipe.epochs == 1
+    # Digits are not mirrored, so that searching flips would train every point twice.
+    assert "recipe.augment.flip" not in asked.space.parameters
+    assert "recipe.augment.flip: it is left out" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_search_fine_tunes(tmp_path, capfd, fake_fit):
+    pets = paint_classes(tmp_path / "pets", "cat", "dog")
+    space = space_file(
+        tmp_path,
+        **{RATE: "{type: choice, values: [0.01, 0.1]}",
+           "recipe.initial.stem": "{type: choice, values: [null, whitening]}"},
+    )  # fmt: skip
+    trained = []
+
+    def accuracy_of(config):
+        trained.append(config)
+        return 0.5
+
+    fake_fit(accuracy_of)
+    start = ["resnet8", "--dataset", pets, "--epochs", "1", "--input-size", "24",
+             "--weights", "pretrained", "--space", space, "--algorithm", "grid"]  # fmt: skip
+    code, _, said = run_cli(capfd, "tune", *start, "--out", str(tmp_path / "no"))
+    assert code == 2
+    assert "head" in said  # ten classes do not fit two
+    code, _, said = run_cli(
+        capfd, "tune", *start, "--reset-head", "--freeze", "stem,stage1",
+        "--out", str(tmp_path / "search"), "--json",
+    )  # fmt: skip
+    assert code == 0
+    # A file's weights are the first weights, whatever the recipe says of them.
+    assert "recipe.initial.stem: it is left out" in said
+    assert sorted(c.recipe.optimizer.learning_rate for c in trained) == [0.01, 0.1]
+    for config in trained:
+        assert config.weights.endswith(".safetensors")
+        assert (config.reset_head, config.freeze) == (True, ["stage1", "stem"])
+        assert config.input == [24, 24, 3]
 
 
 def test_an_existing_folder_is_left_alone(tmp_path, capfd):

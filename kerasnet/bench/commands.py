@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kerasnet.options import EndJsonOption, RegistryOption
 from kerasnet.terminal import example, say
 
 if TYPE_CHECKING:
@@ -22,12 +23,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-RegistryOption = Annotated[
-    str | None, typer.Option("--registry", metavar="FILE", help="YAML laid over the built-in one.")
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object at the end; progress to stderr.")
-]
 BatchOption = Annotated[int, typer.Option(min=1, max=2**20, help="Images in a step.")]
 StepsOption = Annotated[
     int | None, typer.Option(min=1, help="Timed in a round. [default: two seconds of them]")
@@ -78,7 +73,7 @@ def train(
         str, typer.Option(help="kerasnet trains by it; peers use Adam.")
     ] = "original",
     registry: RegistryOption = None,
-    as_json: JsonOption = False,
+    as_json: EndJsonOption = False,
 ) -> None:
     """Images a second of training, beside PyTorch and stock Keras.
 
@@ -105,7 +100,7 @@ def data(
     rounds: RoundsOption = 5,
     steps: StepsOption = None,
     registry: RegistryOption = None,
-    as_json: JsonOption = False,
+    as_json: EndJsonOption = False,
 ) -> None:
     """Images a second of the training pipeline, beside hand-written ones.
 
@@ -128,7 +123,7 @@ def startup(
     batch: BatchOption = 100,
     rounds: RoundsOption = 3,
     registry: RegistryOption = None,
-    as_json: JsonOption = False,
+    as_json: EndJsonOption = False,
 ) -> None:
     """How long light commands take, and how long until the first training step has ended.
 
@@ -173,7 +168,7 @@ def scaling(
         str | None, typer.Option(metavar="DIR", help="Write batch.csv, depth.csv, scaling.png.")
     ] = None,
     registry: RegistryOption = None,
-    as_json: JsonOption = False,
+    as_json: EndJsonOption = False,
 ) -> None:
     """Speed and peak memory by batch size and by depth, and the time to plan and build.
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from kerasnet.errors import BadInputError
+from kerasnet.options import DataDirOption, EndJsonOption, JsonOption, RegistryOption
 from kerasnet.terminal import example, say
 
 app = typer.Typer(
@@ -38,7 +39,6 @@ AgainstOption = Annotated[
         help="Hold cards of its model and data against this one: what differs and what it brought.",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.callback()
@@ -112,10 +112,7 @@ def add(
     force: Annotated[
         bool, typer.Option("--force", help="Write over another card of this name.")
     ] = False,
-    registry: Annotated[
-        str | None,
-        typer.Option("--registry", metavar="FILE", help="YAML laid over the built-in one."),
-    ] = None,
+    registry: RegistryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write the card of one configuration's finished runs."""
@@ -173,16 +170,12 @@ def table(
 def verify(
     card: Annotated[str, typer.Argument(metavar="CARD", help="A card's name or file.")],
     results: FolderOption = None,
-    data_dir: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Where the data are looked for first.")
-    ] = None,
+    data_dir: DataDirOption = None,
     out: Annotated[
         str | None,
         typer.Option(metavar="DIR", help="A new run folder. [default: runs/verify-…]"),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object at the end; progress to stderr.")
-    ] = False,
+    as_json: EndJsonOption = False,
 ) -> None:
     """Repeat a card's first two epochs and hold them against its curve.
 

@@ -11,9 +11,23 @@ import typer
 from typer.core import TyperGroup
 
 from kerasnet.errors import BadInputError
+from kerasnet.options import (
+    DataDirOption,
+    EndJsonOption,
+    FreezeOption,
+    InputSizeOption,
+    LimitTrainOption,
+    PrecisionOption,
+    RegistryOption,
+    ResetHeadOption,
+    WeightsOption,
+    image_size,
+)
 from kerasnet.terminal import example, say
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
     from kerasnet import schema
@@ -86,16 +100,13 @@ def search(
     dataset: Annotated[
         str | None, typer.Option(metavar="NAME|DIR", help="As for fit. [default: cifar10]")
     ] = None,
-    data_dir: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Where the data are looked for first.")
-    ] = None,
-    limit_train: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Train on N images only.")
-    ] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(metavar="auto|float32|mixed_bfloat16|mixed_float16", help="[default: auto]"),
-    ] = None,
+    data_dir: DataDirOption = None,
+    limit_train: LimitTrainOption = None,
+    input_size: InputSizeOption = None,
+    weights: WeightsOption = None,
+    reset_head: ResetHeadOption = False,
+    freeze: FreezeOption = None,
+    precision: PrecisionOption = None,
     seed: Annotated[
         int | None,
         typer.Option(min=0, max=2**31 - 1, help="Of the points and of training. [default: 0]"),
@@ -130,12 +141,10 @@ def search(
         str | None,
         typer.Option(metavar="HOST:PORT", help="Train for a chief; --out is the folder it shares."),
     ] = None,
-    registry: Annotated[
-        str | None,
-        typer.Option("--registry", metavar="FILE", help="YAML laid over the built-in one."),
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object at the end; progress to stderr.")
+    registry: RegistryOption = None,
+    as_json: EndJsonOption = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Resolve, check and print the search only.")
     ] = False,
 ) -> None:
     """Search learning rates, or any other fields, on the validation split."""
@@ -143,20 +152,28 @@ def search(
         "name": name, "space": space, "algorithm": algorithm, "epochs": epochs,
         "executions": executions, "recipe": recipe, "dataset": dataset, "data_dir": data_dir,
         "limit_train": limit_train, "precision": precision, "seed": seed, "registry": registry,
+        "input_size": image_size(input_size), "weights": weights,
+        "reset_head": reset_head or None, "freeze": freeze or None,
     }  # fmt: skip
     given = {key: value for key, value in asked.items() if value is not None}
-    _check(given, trials, out, resume, join, chief, workers, early_stopping)
+    _check(given, trials, out, resume, join, chief, workers, early_stopping, dry_run)
     deadline = math.inf
     if budget is not None:
         from kerasnet.progress import seconds_of
 
         deadline = time.monotonic() + seconds_of(budget)
+    from kerasnet.tune import search as searches
+
     if resume is not None:
         folder = _resumed(resume, trials)
     elif join is not None:
         folder = _shared(out)
     else:
-        folder = _begun(given, trials, out, early_stopping)
+        config, place = _asked(given, trials, out, early_stopping)
+        if dry_run:
+            _print_asked(config, as_json)
+            return
+        folder = searches.begin(place, config)
     from kerasnet.tune import session
 
     console = _console(to_stderr=as_json)
@@ -200,10 +217,13 @@ def report(
 
 # ---------------------------------------------------------------------------- what is asked
 
+_NOT_OF_A_RUN = ("name", "space", "algorithm", "executions", "registry")
+
 
 def _check(
     given: dict[str, Any], trials: int | None, out: str | None, resume: str | None,
     join: str | None, chief: str | None, workers: int | None, early_stopping: bool,
+    dry_run: bool,
 ) -> None:  # fmt: skip
     """Refuse options that do not go together."""
     from kerasnet.tune.process import split_address
@@ -234,15 +254,17 @@ def _check(
             )
     elif "name" not in given:
         raise BadInputError("name a model, such as `kerasnet tune resnet20`, or give --resume")
+    if dry_run and (resume is not None or join is not None):
+        raise BadInputError("--dry-run goes with a new search; `kerasnet tune report` shows others")
     if workers == 0 and chief is None:
         raise BadInputError("--workers 0 goes with --chief: others must join")
 
 
-def _begun(
+def _asked(
     given: dict[str, Any], trials: int | None, out: str | None, early_stopping: bool
-) -> SearchFolder:
-    """Make the folder of a new search, checked as far as it can be without TensorFlow."""
-    from kerasnet.config import check, resolve
+) -> tuple[schema.SearchConfig, str | Path]:
+    """Return a new search and its folder to be, checked as far as it can be without TensorFlow."""
+    from kerasnet.config import check, new_run
     from kerasnet.files import check_new
     from kerasnet.registry import load_registry
     from kerasnet.runs import default_folder
@@ -252,28 +274,32 @@ def _begun(
     known = load_registry(given.get("registry"))
     space_name = given.get("space", "learning_rate")
     space, document = read_space(space_name)
-    epochs = given.get("epochs")
-    base: schema.RunConfig = resolve(
-        given["name"], registry=known, recipe=given.get("recipe"),
-        dataset=given.get("dataset", "cifar10"), data_dir=given.get("data_dir"),
-        precision_request=given.get("precision", "auto"), seed=given.get("seed", 0),
-        limit_train=given.get("limit_train"),
-        overrides={"recipe.epochs": epochs} if epochs else None,
-    )  # fmt: skip
+    base = new_run(given["name"], {k: v for k, v in given.items() if k not in _NOT_OF_A_RUN}, known)
     check(base)
     base = check_space(base, space, document, known)
     space, left_out = fitting(base, space)
-    if given.get("algorithm") == "grid":
+    algorithm = given.get("algorithm", "random")
+    if algorithm == "grid":
         check_grid(space, document)
     asked = searches.ask(
-        base, space, space_name=space_name, algorithm=given.get("algorithm", "random"),
-        trials=trials, executions=given.get("executions", 1), stop_early=early_stopping,
+        base, space, space_name=space_name, algorithm=algorithm, trials=trials,
+        executions=given.get("executions", 1), stop_early=early_stopping,
     )  # fmt: skip
     folder = out or default_folder(base, prefix="tune-")
     check_new(folder)
     for text in left_out:
         say(_console(to_stderr=True), text)
-    return searches.begin(folder, asked)
+    return asked, folder
+
+
+def _print_asked(asked: schema.SearchConfig, as_json: bool) -> None:
+    from kerasnet.document import to_yaml
+
+    if as_json:
+        plain = asked.model_dump(mode="json", by_alias=True)
+        typer.echo(json.dumps(plain, indent=2, ensure_ascii=False))
+    else:
+        typer.echo(to_yaml(asked), nl=False)
 
 
 def _resumed(path: str, trials: int | None) -> SearchFolder:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kerasnet import data, schema
-from kerasnet.config import fields, fitting_plan, path_parts, with_values
+from kerasnet.config import beginning, fields, path_parts, with_values
 from kerasnet.document import (
     MAX_PROBLEMS,
     Document,
@@ -287,7 +287,12 @@ def _planned(base: schema.RunConfig, space: schema.Space, values: Values) -> Non
     made = apply(base, space, values)
     planned = (made.architecture, made.input, made.recipe.initial)
     if planned != (base.architecture, base.input, base.recipe.initial):
-        fitting_plan(made)
+        try:
+            beginning(made)
+        except DocumentError:
+            raise
+        except BadInputError as error:  # the point's model lacks a part, or weights of its shape
+            raise DocumentError([Problem((), str(error))]) from error
     if made.recipe.validation_split == 0 != base.recipe.validation_split:
         text = "without images held back for validation, a search would look at the test set"
         raise DocumentError([Problem((), text)])
@@ -405,7 +410,8 @@ def _has_validation(config: schema.RunConfig) -> bool:
 def fitting(config: schema.RunConfig, space: schema.Space) -> tuple[schema.Space, list[str]]:
     """Leave out of a space what changes nothing here, so that no point is trained twice.
 
-    A data set may forbid an augmentation; half of one block is one block.
+    A data set may forbid an augmentation; half of one block is one block; a recipe's first weights
+    are nothing to a model that begins with a file's.
 
     Args:
         config: what every point starts from, as `check_space` returns it.
@@ -468,8 +474,12 @@ def _effect(
         made = apply(config, space, values)
     except DocumentError:
         return None
-    done = data.effective_augment(made.recipe.augment, made.data.spec.augment)
-    return made.model_copy(update={"recipe": made.recipe.model_copy(update={"augment": done})})
+    done: dict[str, Any] = {
+        "augment": data.effective_augment(made.recipe.augment, made.data.spec.augment)
+    }
+    if made.weights:
+        done["initial"] = schema.Initial()
+    return made.model_copy(update={"recipe": made.recipe.model_copy(update=done)})
 
 
 def _alike(parameters: Mapping[str, schema.Distribution], path: str, one: Any, other: Any) -> bool:
